@@ -1,0 +1,1 @@
+"""Records, their crops and tokens, and the order in which they are read."""
