@@ -1,0 +1,256 @@
+"""Records by index from the bundled set, TFDS directories, or drawn shapes.
+
+A record is a dict: `image` (encoded bytes, or uint8 [H, W, 3]), `label` (int,
+-1 = none), `text` and `tags` (tuples of str), `id` (str), and every other
+field of the data set under its own name. Nothing is ever downloaded.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from etils import epath
+
+from m3i_jax.data import synthetic
+from m3i_jax.data.pictures import PictureError, decode
+from m3i_jax.errors import UserError
+
+MEMORY_BUDGET = 256 * 2**20  # bytes of decoded pictures worth keeping
+_EMOJI64 = epath.Path(__file__).parent / 'emoji64'
+_VERSION = re.compile(r'\d+\.\d+\.\d+')
+
+Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+  """Which feature of a data set plays which part; '' for none."""
+
+  image: str = 'image'
+  label: str = ''
+  text: str = ''
+  tags: str = ''
+  id: str = ''
+
+
+class Source(Protocol):
+  """Records by index; `classes` names the labels, `names` every class field."""
+
+  classes: tuple[str, ...]
+  names: Mapping[str, tuple[str, ...]]
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, i: int) -> Record: ...
+
+
+def open_source(name: str, split: str, fields: Fields) -> Source:
+  """Opens a data set by name.
+
+  Args:
+    name: 'emoji64' (bundled), 'synthetic[:LENGTH[:CLASSES]]',
+      'tfds:NAME[/CONFIG][:VERSION]' (prepared earlier), or a TFDS directory.
+    split: one split, a part such as 'train[:10%]', or several joined by '+'.
+    fields: the features to read.
+
+  Raises:
+    UserError: no such data set, split or field.
+  """
+  if name.split(':')[0] == 'synthetic':
+    raw = _open_synthetic(name, split)
+    features = synthetic.FEATURES
+  else:
+    raw = _Tfds(_directory(name), name, split)
+    features = raw.features
+  _check(raw, features, name, split, fields)
+  return _keep_if_small(_Named(raw, fields))
+
+
+def _check(raw: Any, features: Any, name: str, split: str, fields: Fields):
+  for part, field in dataclasses.asdict(fields).items():
+    if (field or part == 'image') and field not in features:
+      raise UserError(
+          f'data set {name!r} has no field {field!r} ({part}): '
+          f'it has {", ".join(sorted(features))}'
+      )
+  if not len(raw):
+    raise UserError(f'split {split!r} of data set {name!r} has no records')
+  if fields.label and not isinstance(raw[0][fields.label], int | np.integer):
+    raise UserError(
+        f'field {fields.label!r} of data set {name!r} is no class label: '
+        f'{", ".join(raw.names) or "no field"} would be'
+    )
+
+
+class _Tfds:
+  """A prepared TFDS directory, its pictures left encoded."""
+
+  def __init__(self, directory: epath.Path, name: str, split: str):
+    import tensorflow_datasets as tfds  # seconds to import: only if needed
+
+    builder = tfds.builder_from_directory(directory)
+    self.features = dict(builder.info.features)
+    self.names = {
+        field: tuple(feature.names)
+        for field, feature in self.features.items()
+        if isinstance(feature, tfds.features.ClassLabel)
+    }
+    self._texts = [
+        field
+        for field, feature in self.features.items()
+        if isinstance(getattr(feature, 'feature', feature), tfds.features.Text)
+    ]
+    encoded = {
+        field: tfds.decode.SkipDecoding()
+        for field, feature in self.features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+    try:
+      self._records = builder.as_data_source(split, decoders=encoded)
+    except NotImplementedError as error:
+      raise UserError(
+          f'data set {name!r} at {directory} is not in a random-access format: '
+          'prepare it again with --file_format=array_record'
+      ) from error
+    except (ValueError, KeyError) as error:
+      raise UserError(
+          f'data set {name!r} has no split {split!r}: '
+          f'it has {", ".join(builder.info.splits)}'
+      ) from error
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, i: int) -> Record:
+    record = self._records[i]
+    for field in self._texts:
+      texts = _strings(record[field])
+      single = isinstance(record[field], bytes)
+      record[field] = texts[0] if single else texts
+    return record
+
+
+class _Named:
+  """Gives the fields of a data set the names that a record has."""
+
+  def __init__(self, raw: Any, fields: Fields):
+    self.names = raw.names
+    self.classes = raw.names.get(fields.label, ())
+    self._raw = raw
+    self._fields = fields
+
+  def __len__(self) -> int:
+    return len(self._raw)
+
+  def __getitem__(self, i: int) -> Record:
+    raw, fields = self._raw[i], self._fields
+    return raw | {
+        'image': raw[fields.image],
+        'label': int(raw[fields.label]) if fields.label else -1,
+        'text': _strings(raw[fields.text]) if fields.text else (),
+        'tags': _strings(raw[fields.tags]) if fields.tags else (),
+        'id': str(raw[fields.id]) if fields.id else str(i),
+    }
+
+
+class _Kept:
+  """A small source whose records are read and decoded once."""
+
+  def __init__(self, source: Source):
+    self.names = source.names
+    self.classes = source.classes
+    self._source = source
+    self._kept: dict[int, Record] = {}
+
+  def __reduce__(self):  # a worker process fills its own memory
+    return _Kept, (self._source,)
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, i: int) -> Record:
+    record = self._kept.get(i)
+    if record is None:
+      record = self._source[i]
+      try:
+        record['image'] = decode(record['image'])
+        record['image'].flags.writeable = False  # shared by all readers
+      except PictureError:
+        pass  # stays encoded: whoever decodes it learns why it fails
+      self._kept[i] = record
+    return record.copy()
+
+
+def _keep_if_small(source: Source) -> Source:
+  try:
+    size = decode(source[0]['image']).nbytes
+  except PictureError:
+    return source
+  return _Kept(source) if size * len(source) <= MEMORY_BUDGET else source
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+  if isinstance(value, bytes | str):
+    value = (value,)
+  return tuple(v.decode() if isinstance(v, bytes) else str(v) for v in value)
+
+
+def _open_synthetic(name: str, split: str) -> synthetic.Synthetic:
+  parts = name.split(':')[1:]
+  try:
+    length, classes = map(int, (*parts, *('1024', '24')[len(parts) :]))
+  except ValueError as error:
+    raise UserError(
+        f'cannot read {name!r}: write synthetic[:LENGTH[:CLASSES]]'
+    ) from error
+  most = len(synthetic.NAMES)
+  if length < 1 or not 1 <= classes <= most:
+    raise UserError(f'{name!r} needs LENGTH >= 1 and CLASSES in 1..{most}')
+  if split not in synthetic.SPLITS:
+    raise UserError(
+        f'data set {name!r} has no split {split!r}: '
+        f'it has {", ".join(synthetic.SPLITS)}'
+    )
+  return synthetic.Synthetic(length, classes, split)
+
+
+def _directory(name: str) -> epath.Path:
+  """The versioned TFDS directory that a name stands for."""
+  if name.startswith('tfds:'):
+    home = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+    path, _, version = name.removeprefix('tfds:').partition(':')
+    place = epath.Path(home).expanduser() / path / version
+    advice = (
+        f'run `tfds build {path} --file_format=array_record`, or let '
+        'TFDS_DATA_DIR name the directory that has it'
+    )
+  else:
+    place = _EMOJI64 if name == 'emoji64' else epath.Path(name).expanduser()
+    advice = (
+        'name a TFDS directory (with dataset_info.json), '
+        "'emoji64', 'synthetic' or 'tfds:NAME'"
+    )
+  found = _newest_version(place)
+  if found is None:
+    raise UserError(f'no prepared data set {name!r} at {place}: {advice}')
+  return found
+
+
+def _newest_version(place: epath.Path) -> epath.Path | None:
+  if (place / 'dataset_info.json').exists():
+    return place
+  if not place.is_dir():
+    return None
+  versions = [
+      path
+      for path in place.iterdir()
+      if _VERSION.fullmatch(path.name) and (path / 'dataset_info.json').exists()
+  ]
+
+  def numbers(path: epath.Path) -> list[int]:
+    return [int(number) for number in path.name.split('.')]
+
+  return max(versions, key=numbers, default=None)
