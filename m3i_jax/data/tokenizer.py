@@ -1,0 +1,88 @@
+"""SentencePiece pieces of captions: trained in memory, fixed in length."""
+
+import io
+import threading
+from collections.abc import Iterable
+
+import numpy as np
+import sentencepiece
+
+from m3i_jax.errors import UserError
+
+PAD, UNKNOWN, CLS, EOS = range(4)
+
+
+def train_tokenizer(captions: Iterable[str], vocab_size: int) -> bytes:
+  """A unigram model of lower-cased captions, as the bytes of its file.
+
+  Characters never seen fall back to bytes, so nothing is unknown. A small
+  corpus may give fewer than `vocab_size` pieces. The same captions give the
+  same bytes.
+
+  Raises:
+    UserError: no captions, or a vocabulary too small for the 260 base pieces.
+  """
+  captions = [text for text in captions if text.strip()]
+  if not captions:
+    raise UserError('no captions to train a tokenizer on: check the text field')
+  model = io.BytesIO()
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(captions),
+        model_writer=model,
+        model_type='unigram',
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        normalization_rule_name='nmt_nfkc_cf',
+        character_coverage=1.,
+        pad_id=PAD,
+        unk_id=UNKNOWN,
+        bos_id=CLS,
+        eos_id=EOS,
+        num_threads=1,
+        minloglevel=2,
+    )
+  except (RuntimeError, OSError) as error:
+    reason = str(error).splitlines()[-1].rpartition('] ')[2]
+    raise UserError(
+        f'no tokenizer of {vocab_size} pieces fits these captions: {reason}'
+    ) from error
+  return model.getvalue()
+
+
+class Tokenizer:
+  """Turns text into a fixed number of token ids.
+
+  `truncated` counts the texts that were longer, in this process.
+  """
+
+  def __init__(self, model: bytes):
+    self.model = model
+    self.truncated = 0
+    self._lock = threading.Lock()
+    self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+  def __reduce__(self):
+    return Tokenizer, (self.model,)
+
+  @property
+  def vocab_size(self) -> int:
+    return self._pieces.vocab_size()
+
+  def encode(self, text: str, length: int) -> np.ndarray:
+    """int32 [T]: CLS, the pieces, EOS, then PAD; long texts lose their end."""
+    ids = [CLS, *self._pieces.encode(text), EOS]
+    if len(ids) > length:
+      with self._lock:
+        self.truncated += 1
+      ids = [*ids[: length - 1], EOS]
+    tokens = np.zeros(length, np.int32)
+    tokens[: len(ids)] = ids
+    return tokens
+
+  def decode(self, tokens: np.ndarray) -> str:
+    """The text of the ids before the first EOS, without CLS and PAD."""
+    ids = [int(token) for token in tokens]
+    ids = ids[: ids.index(EOS)] if EOS in ids else ids
+    return self._pieces.decode([i for i in ids if i not in (PAD, CLS)])
