@@ -1,0 +1,96 @@
+"""P(z_y | zhat_y): "different forms of P result in different losses" (eq. 3).
+
+Each gives the negative log-likelihood per sample, without the terms that do not
+depend on the prediction, and measurements.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from m3i_jax.representations import Represented
+
+Array = jax.Array
+Likelihood = tuple[Array, dict[str, Array]]
+
+
+class Gaussian(nn.Module):
+  """N(zhat, sigma^2 I) with sigma^2 = D / 2: the mean square over channels."""
+
+  def __call__(self, z: Represented, prediction: Array) -> Likelihood:
+    """Both [B, Q, D] (or [B, D]) -> [B], the mean over Q."""
+    error = jnp.square(prediction.astype(jnp.float32) - z.value)
+    return error.reshape(len(error), -1).mean(-1), {}
+
+
+class Boltzmann(nn.Module):
+  """P proportional to exp(zhat . z / tau) over the candidates.
+
+  Attributes:
+    temperature: tau.
+    learned: train log(1 / tau), clamped to 1 / tau <= 100 (CLIP).
+    normalize: unit length for both sides.
+    smoothing: share of the probability spread over all candidates.
+    symmetric: also the likelihood of the prediction given the target, which
+      needs the batch as candidates; the mean of both (CLIP).
+  """
+
+  temperature: float = 1.0
+  learned: bool = False
+  normalize: bool = False
+  smoothing: float = 0.0
+  symmetric: bool = False
+
+  @nn.compact
+  def __call__(self, z: Represented, prediction: Array) -> Likelihood:
+    """prediction [B, D] -> [B] and {'top1': share of the valid predicted}."""
+    own = z.candidates is None
+    candidates = z.value if own else z.candidates
+    index = jnp.arange(len(prediction)) if own else z.index
+    prediction = prediction.astype(jnp.float32)
+    candidates = candidates.astype(jnp.float32)
+    if self.normalize:
+      prediction, candidates = _unit(prediction), _unit(candidates)
+    logits = self.scale() * jnp.einsum(
+      'bd,md->bm', prediction, candidates, precision=jax.lax.Precision.HIGHEST
+    )
+    logits = logits if z.bias is None else logits + z.bias
+    if own:
+      # A sample without a target is nobody's negative.
+      logits = jnp.where(z.valid, logits, -1e9)
+    top1 = _mean(logits.argmax(-1) == index, z.valid)
+    nll = self._cross_entropy(logits, index)
+    if self.symmetric:
+      back = jnp.where(z.valid[:, None], logits, -1e9)
+      nll = 0.5 * (nll + self._cross_entropy(back.T, index))
+    return nll, {'top1': top1}
+
+  def scale(self) -> Array:
+    """1 / tau."""
+    start = float(np.log(1 / self.temperature))
+    if not self.learned:
+      return jnp.float32(1 / self.temperature)
+    log_scale = self.param('logit_scale', lambda _: jnp.float32(start))
+    return jnp.exp(jnp.minimum(log_scale, np.log(100.0)))
+
+  def _cross_entropy(self, logits: Array, index: Array) -> Array:
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, index)
+    if not self.smoothing:
+      return loss
+    spread = -jax.nn.log_softmax(logits).mean(-1)
+    return (1 - self.smoothing) * loss + self.smoothing * spread
+
+
+def _unit(x: Array) -> Array:
+  return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
+
+
+def _mean(x: Array, valid: Array) -> Array:
+  """Mean of [B] over the valid samples; 0 if there are none."""
+  valid = valid.astype(jnp.float32)
+  return (x * valid).sum() / jnp.maximum(valid.sum(), 1.0)
+
+
+DISTRIBUTIONS = {'gaussian': Gaussian, 'boltzmann': Boltzmann}

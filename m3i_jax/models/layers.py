@@ -1,0 +1,196 @@
+"""Transformer layers that the encoder, the decoder and the text tower share.
+
+Parameters are float32; matrix products run in `dtype`; norms, softmax and the
+residual stream's statistics in float32. Names follow timm: norm1, attn/qkv,
+attn/proj, norm2, mlp/fc1, mlp/fc2.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+Array = jax.Array
+Dtype = Any
+BATCH_AXES = ('replica', 'fsdp')
+REMAT = {
+  'none': None,
+  'full': jax.checkpoint_policies.nothing_saveable,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def batch_sharded(x: Array) -> Array:
+  """Pin the first axis of an activation to the mesh's batch axes, if any.
+
+  Left alone, the compiler may shard activations like the parameters. Outside a
+  mesh (a notebook, one device) it does nothing.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if not set(BATCH_AXES) <= set(mesh.axis_names):
+    return x
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
+class LayerNorm(nn.Module):
+  """Layer normalisation over the last axis, in float32.
+
+  Attributes:
+    affine: learn scale and bias; without, it is the normalisation of the
+      targets (eps 1e-5 there).
+  """
+
+  eps: float = 1e-6
+  affine: bool = True
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    y = layer_norm(x, self.eps)
+    if self.affine:
+      y = y * self.param('scale', nn.initializers.ones, (x.shape[-1],))
+      y = y + self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+    return y.astype(self.dtype)
+
+
+def layer_norm(x: Array, eps: float) -> Array:
+  """Zero mean, unit variance over the last axis: float32 [..., D]."""
+  x = x.astype(jnp.float32)
+  x = x - x.mean(-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+
+
+class Attention(nn.Module):
+  """Multi-head self-attention [B, N, D] -> [B, N, D]; softmax in float32.
+
+  `mask`: bool [B, N], False for tokens that nobody may look at.
+  """
+
+  heads: int
+  dtype: Dtype = jnp.float32
+  init: Callable = nn.initializers.xavier_uniform()
+
+  @nn.compact
+  def __call__(self, x: Array, mask: Array | None = None) -> Array:
+    b, n, width = x.shape
+    dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=self.init)
+    qkv = dense(3 * width, name='qkv')(x)
+    qkv = qkv.reshape(b, n, 3, self.heads, width // self.heads)
+    q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+    if mask is not None:
+      mask = mask[:, None, None, :]
+    y = jax.nn.dot_product_attention(q, k, v, mask=mask)
+    return dense(width, name='proj')(y.reshape(b, n, width))
+
+
+class Mlp(nn.Module):
+  """Two layers with the exact GELU between."""
+
+  hidden: int
+  dtype: Dtype = jnp.float32
+  init: Callable = nn.initializers.xavier_uniform()
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=self.init)
+    y = nn.gelu(dense(self.hidden, name='fc1')(x), approximate=False)
+    return dense(x.shape[-1], name='fc2')(y)
+
+
+class Block(nn.Module):
+  """One transformer layer, norms before (ViT) or after (BERT) the branches.
+
+  Written as a scan body: returns (tokens, None). `drop` is this layer's
+  stochastic depth, drawn per sample from the 'drop_path' stream.
+  """
+
+  heads: int
+  hidden: int
+  post_norm: bool = False
+  eps: float = 1e-6
+  drop_path: bool = False
+  dtype: Dtype = jnp.float32
+  init: Callable = nn.initializers.xavier_uniform()
+
+  @nn.compact
+  def __call__(
+    self, x: Array, drop: Array, mask: Array | None
+  ) -> tuple[Array, None]:
+    norm = functools.partial(LayerNorm, self.eps)
+    attn = Attention(self.heads, self.dtype, self.init, name='attn')
+    mlp = Mlp(self.hidden, self.dtype, self.init, name='mlp')
+    norm1, norm2 = norm(name='norm1'), norm(name='norm2')
+    x = batch_sharded(x)
+    if self.post_norm:
+      x = norm1(x + self._drop(attn(x, mask), drop))
+      x = norm2(x + self._drop(mlp(x), drop))
+    else:
+      x = x + self._drop(attn(norm1(x), mask), drop)
+      x = x + self._drop(mlp(norm2(x)), drop)
+    return x.astype(self.dtype), None
+
+  def _drop(self, branch: Array, rate: Array) -> Array:
+    if not self.drop_path:
+      return branch
+    shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
+    keep = jax.random.bernoulli(self.make_rng('drop_path'), 1 - rate, shape)
+    return branch * (keep / (1 - rate)).astype(branch.dtype)
+
+
+class Blocks(nn.Module):
+  """`depth` layers with stacked parameters [depth, ...], scanned.
+
+  Attributes:
+    drop_path: stochastic depth of the last layer; grows from 0 over the layers
+      if `uniform` is False.
+    unroll: layers per iteration of the scan; `depth` compiles straight-line
+      code (faster on CPU). The parameters are the same.
+    remat: a key of REMAT, what to keep for the backward pass.
+  """
+
+  depth: int
+  heads: int
+  hidden: int
+  post_norm: bool = False
+  eps: float = 1e-6
+  drop_path: float = 0.0
+  uniform: bool = False
+  unroll: int = 1
+  remat: str = 'none'
+  dtype: Dtype = jnp.float32
+  init: Callable = nn.initializers.xavier_uniform()
+
+  @nn.compact
+  def __call__(
+    self, x: Array, mask: Array | None = None, *, train: bool = False
+  ) -> Array:
+    block = Block
+    if self.remat != 'none':
+      # prevent_cse is not needed inside a scan and costs speed.
+      block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False)
+    layers = nn.scan(
+      block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True, 'drop_path': True},
+      in_axes=(0, nn.broadcast),
+      length=self.depth,
+      unroll=min(self.unroll, self.depth),
+    )(
+      self.heads,
+      self.hidden,
+      self.post_norm,
+      self.eps,
+      train and self.drop_path > 0,
+      self.dtype,
+      self.init,
+      name='layers',
+    )
+    rates = np.linspace(self.drop_path * self.uniform, self.drop_path,
+                        self.depth, dtype=np.float32)  # fmt: skip
+    x, _ = layers(x.astype(self.dtype), jnp.asarray(rates), mask)
+    return x

@@ -1,0 +1,90 @@
+"""The optimizer and the schedules of Table 7."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """AdamW with linear warm-up from 0 and cosine decay to 0, per step.
+
+  Attributes:
+    learning_rate: the peak.
+    warmup: share of all steps.
+    clip: largest global norm of the gradient; 0 for no limit.
+    freeze: prefixes of parameter paths that are not trained, such as
+      'encoder/patch_embed' (MoCo v3, SiameseIM).
+  """
+
+  learning_rate: float = 1e-3
+  warmup: float = 0.025
+  b1: float = 0.9
+  b2: float = 0.95
+  eps: float = 1e-8
+  weight_decay: float = 0.1
+  clip: float = 1.0
+  freeze: tuple[str, ...] = ()
+
+  def schedule(self, total_steps: int) -> Schedule:
+    """Step -> learning rate."""
+    return optax.warmup_cosine_decay_schedule(
+      0.0,
+      self.learning_rate,
+      warmup_steps=round(self.warmup * total_steps),
+      decay_steps=total_steps,
+    )
+
+  def build(self, total_steps: int) -> optax.GradientTransformation:
+    """The transformation of gradients into updates."""
+    return optax.chain(
+      _freeze(self.freeze),
+      optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(),
+      optax.scale_by_adam(self.b1, self.b2, self.eps),
+      optax.add_decayed_weights(self.weight_decay, decayed),
+      optax.scale_by_learning_rate(self.schedule(total_steps)),
+      _freeze(self.freeze),
+    )
+
+
+def decayed(params) -> dict:
+  """Which parameters decay: all but biases, norms, scales and scalars.
+
+  By name, since stacked layers add an axis to every parameter.
+  """
+  kept = ('bias', 'scale', 'logit_scale', 'position_bias')
+
+  def rule(path, _):
+    return path[-1].key not in kept
+
+  return jax.tree_util.tree_map_with_path(rule, params)
+
+
+def momentum(start: float, end: float, total_steps: int) -> Schedule:
+  """Cosine schedule of the EMA's momentum, from `start` to `end` (Table 7)."""
+
+  def mu(step):
+    progress = jnp.clip(step / total_steps, 0.0, 1.0)
+    return end - (end - start) * (1 + jnp.cos(np.pi * progress)) / 2
+
+  return mu
+
+
+def _freeze(prefixes: tuple[str, ...]) -> optax.GradientTransformation:
+  if not prefixes:
+    return optax.identity()
+
+  def frozen(tree):
+    def rule(path, _):
+      name = '/'.join(str(k.key) for k in path)
+      return name.startswith(prefixes)
+
+    return jax.tree_util.tree_map_with_path(rule, tree)
+
+  return optax.masked(optax.set_to_zero(), frozen)
