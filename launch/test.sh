@@ -9,5 +9,5 @@ case ${1-} in -h|--help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 launch/setup.sh
-.venv/bin/ruff check --quiet .
+.venv/bin/ruff check --output-format=concise --quiet .
 exec .venv/bin/python -m pytest -q "$@"
