@@ -35,7 +35,7 @@ install() {
     -c requirements.lock ${accelerator:+"jax[$accelerator]"})
   .venv/bin/python -m pip install uv &&
     .venv/bin/uv pip install --python .venv/bin/python "${wanted[@]}" ||
-    .venv/bin/python -m pip install "${wanted[@]}"
+    .venv/bin/python -m pip install -q "${wanted[@]}"
 }
 
 stamp=.venv/installed.txt
@@ -53,7 +53,7 @@ fi
 
 echo "setup: installing requirements.lock${accelerator:+, jax[$accelerator]}"
 if ! install >.venv/setup.log 2>&1; then
-  tail -n 20 .venv/setup.log >&2
+  tail -n 9 .venv/setup.log >&2
   fail 'could not install: the lines above (.venv/setup.log) say why'
 fi
 printf '%s\n' "$lists" >"$stamp"
