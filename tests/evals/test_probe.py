@@ -73,9 +73,9 @@ def test_test_pictures_choose_nothing(monkeypatch):
   x, label = problem(200, noise=3.0)
   rng = np.random.default_rng(1)
   for test in (x, rng.normal(size=x.shape)):
+    fields = {'kind': label, 'concept': np.arange(200)}
     features = Arrays(
-      {'train': x, 'test': test},
-      {s: {'kind': label, 'concept': np.arange(200)} for s in ('train', 'test')},
+      {'train': x, 'test': test}, {'train': fields, 'test': fields}
     )
     probe.Probe('train', 'test', 'kind').run(features)
   assert chosen[0] == chosen[1]

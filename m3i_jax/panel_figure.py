@@ -1,0 +1,121 @@
+"""The panel as one picture for a page that shows PNGs, such as a README."""
+
+import os
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from m3i_jax import panel as panel_lib
+
+# Inches.
+_TILE, _LIST, _GAP, _GROUP_GAP, _EDGE = 1.15, 1.75, 0.09, 0.26, 0.15
+_HEAD, _NOTE = 0.62, 0.24
+_INK, _SOFT = '#24292f', '#7a828c'
+_BAR, _RIGHT = '#dbe3ec', '#b7dcc0'
+
+
+def draw(panel: panel_lib.Panel, path: str | os.PathLike) -> None:
+  """Writes the panel as a PNG, atomically: one row an example."""
+  columns = panel_lib.columns(panel)
+  rows = len(columns[0].notes)
+  lefts, width = _lefts(columns)
+  height = _HEAD + rows * (_TILE + _NOTE) + _EDGE
+  figure = Figure(figsize=(width, height), dpi=140, facecolor='white')
+  FigureCanvasAgg(figure)
+  _heads(figure, columns, lefts, width, height)
+  for column, left in zip(columns, lefts, strict=True):
+    for row in range(rows):
+      top = height - _HEAD - row * (_TILE + _NOTE)
+      box = (
+        left / width, (top - _TILE) / height,
+        _width(column) / width, _TILE / height,
+      )
+      axes = figure.add_axes(box, xticks=[], yticks=[])
+      axes.spines[:].set(color='#c8ccd2', linewidth=0.6)
+      if column.pictures:
+        axes.imshow(column.pictures[row], interpolation='lanczos')
+        axes.text(
+          0.5, -0.04, column.notes[row].replace(', e', '\ne'), fontsize=5.5,
+          color=_SOFT, ha='center', va='top', transform=axes.transAxes,
+          linespacing=1.15,
+        )
+      else:
+        _names(axes, column.names[row])
+  figure.savefig(f'{path}.tmp', format='png')
+  os.replace(f'{path}.tmp', path)
+
+
+def _width(column: panel_lib.Column) -> float:
+  return _TILE if column.pictures else _LIST
+
+
+def _lefts(columns: list[panel_lib.Column]) -> tuple[list[float], float]:
+  """The left edge of each column and the width of all, in inches."""
+  lefts, at, group = [], _EDGE, columns[0].group
+  for column in columns:
+    if column.group != group:
+      at, group = at + _GROUP_GAP - _GAP, column.group
+    lefts.append(at)
+    at += _width(column) + _GAP
+  return lefts, at - _GAP + _EDGE
+
+
+def _heads(
+    figure: Figure,
+    columns: list[panel_lib.Column],
+    lefts: list[float],
+    width: float,
+    height: float,
+) -> None:
+  """Titles, and over each group its name with a line as wide as the group."""
+  ends: dict[str, list[float]] = {}
+  for column, left in zip(columns, lefts, strict=True):
+    right = left + _width(column)
+    ends.setdefault(column.group, [left, right])[1] = right
+    title = column.title.replace(': ', ':\n').replace(' of image', '\nof image')
+    figure.text(
+      (left + right) / 2 / width, 1 - (_HEAD - 0.04) / height, title,
+      fontsize=6.5, color=_INK, ha='center', va='bottom', linespacing=1.1,
+    )
+  for group, (left, right) in ends.items():
+    y = 1 - 0.2 / height
+    figure.add_artist(
+      Line2D([left / width, right / width], [y, y], color=_SOFT, linewidth=0.7)
+    )
+    figure.text(
+      left / width, y + 0.03 / height, group, fontsize=7.5, color=_INK,
+      fontweight='bold', va='bottom',
+    )
+
+
+def _names(axes, lines: list[tuple[str, float | None, bool]]) -> None:
+  """Names over bars as long as their probability; the truth is bold."""
+  axes.set(xlim=(0, 1), ylim=(len(lines), 0))
+  axes.spines[:].set_visible(False)
+  for at, (name, probability, right) in enumerate(lines):
+    if probability is not None and np.isfinite(probability):
+      axes.add_patch(Rectangle(
+        (0, at + 0.06), probability, 0.88, color=_RIGHT if right else _BAR,
+        linewidth=0,
+      ))
+    axes.text(
+      0.02, at + 0.5, _short(name, 20 if right else 23), fontsize=6.5,
+      color=_INK, va='center', fontweight='bold' if right else 'normal',
+      parse_math=False,
+    )
+    axes.text(
+      0.99, at + 0.5, percent(probability), fontsize=6, color=_SOFT,
+      ha='right', va='center',
+    )
+
+
+def percent(probability: float | None) -> str:
+  """'62%'; 'asked' for a truth that is not among the names."""
+  return 'asked' if probability is None else f'{100 * probability:.0f}%'
+
+
+def _short(name: str, length: int) -> str:
+  return name if len(name) <= length else f'{name[: length - 1]}…'

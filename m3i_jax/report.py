@@ -1,0 +1,305 @@
+"""The report of a run: what ran, what came out, one self-contained page.
+
+    python -m m3i_jax.report WORKDIR
+
+writes WORKDIR/report.html again, during a run as well, from metrics.jsonl,
+results.json and panel.npz; what is not there yet is left out.
+"""
+
+import base64
+import html
+import io
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from m3i_jax import curves, panel_figure
+from m3i_jax import panel as panel_lib
+from m3i_jax.errors import UserError
+from m3i_jax.evals import tables
+from m3i_jax.report_style import STYLE
+
+Rows = Mapping[str, Mapping[str, float]]
+
+
+def write_report(
+    workdir: str | os.PathLike,
+    history: Sequence[Mapping[str, Any]],
+    results: Rows,
+    panel: panel_lib.Panel | None,
+    config_text: str,
+    title: str,
+    about: Mapping[str, str] | None = None,
+) -> Path:
+  """Writes report.html (its path), panel.png, panel.npz and results.json.
+
+  history: the rows of metrics.jsonl. results: metrics in percent by row, as
+  `evals.evaluate` names them. about: a sentence by evaluator, `evals.explain`.
+  """
+  workdir = Path(workdir)
+  saved = {
+    'title': title, 'rows': results, 'about': about or {},
+    'config': config_text,
+  }
+  _write(workdir / 'results.json', json.dumps(saved, indent=1))
+  if panel is not None:
+    panel.save(workdir / 'panel.npz')
+    panel_figure.draw(panel, workdir / 'panel.png')
+  path = workdir / 'report.html'
+  _write(path, page(history, results, panel, config_text, title, about or {}))
+  return path
+
+
+def page(
+    history: Sequence[Mapping[str, Any]],
+    results: Rows,
+    panel: panel_lib.Panel | None,
+    config_text: str,
+    title: str,
+    about: Mapping[str, str],
+) -> str:
+  """The whole page as text; nothing in it points to another file."""
+  name = html.escape(title)
+  return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{name}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<main>
+<header>
+<h1>{name}</h1>
+<p>{_summary(history)}</p>
+<details><summary>Configuration</summary>
+<pre>{html.escape(config_text)}</pre></details>
+</header>
+{_results(results, about)}
+{_panel(panel)}
+{_curves(history, results)}
+</main>
+</body>
+</html>
+"""
+
+
+def _summary(history: Sequence[Mapping[str, Any]]) -> str:
+  steps = [row['step'] for row in history if 'step' in row]
+  losses = [row['loss'] for row in history if row.get('loss') is not None]
+  if not steps:
+    return 'No step has been logged yet.'
+  told = f'{max(steps):,} steps'
+  if losses:
+    told += f'; loss {losses[0]:.3g} at first, {losses[-1]:.3g} at last'
+  return told + '.'
+
+
+def _results(results: Rows, about: Mapping[str, str]) -> str:
+  """Metrics downwards, models across: it fits the width of a phone."""
+  keys = tables.columns(results)
+  if not keys:
+    return ''
+  heads = ''.join(f'<th>{html.escape(name)}</th>' for name in results)
+  lines, last = [], None
+  for key in keys:
+    name, _, metric = key.rpartition('/')
+    if name != last:
+      told = html.escape(about.get(name, ''))
+      shown = html.escape(name.replace('_', ' '))
+      lines.append(
+        f'<tr class="about"><th colspan="{len(results) + 2}">{shown}'
+        f'<span>{told}</span></th></tr>'
+      )
+      last = name
+    won = tables.best(results, key)
+    cells = ''.join(
+      f'<td{" class=best" if row in won else ""}>'
+      f'{_number(tables.cell(values, key))}</td>'
+      for row, values in results.items()
+    )
+    lines.append(
+      f'<tr><th>{html.escape(metric)}</th>'
+      f'<td class="chance">{tables.chance(results, key)}</td>{cells}</tr>'
+    )
+  return f"""<section>
+<h2>Results</h2>
+<p>Percent, higher is better; \N{PLUS-MINUS SIGN} is one standard error over the
+pictures asked. The best of each line is marked. Chance: without looking.</p>
+<div class="scroll"><table>
+<thead><tr><th></th><th>chance</th>{heads}</tr></thead>
+<tbody>{''.join(lines)}</tbody>
+</table></div>
+</section>"""
+
+
+def _number(text: str) -> str:
+  value, _, error = text.partition(' ')
+  return value + (f'<small>{error}</small>' if error else '')
+
+
+def _panel(panel: panel_lib.Panel | None) -> str:
+  if panel is None:
+    return ''
+  columns = panel_lib.columns(panel)
+  rows = [_example(columns, at) for at in range(len(columns[0].notes))]
+  return f"""<section>
+<h2>What each target asks and predicts</h2>
+<p>{_legend(panel)}</p>
+{''.join(rows)}
+</section>"""
+
+
+def _legend(panel: panel_lib.Panel) -> str:
+  kinds = {target['kind'] for target in panel.targets.values()}
+  told = []
+  if panel_lib.is_mixed(panel):
+    told.append(
+      'Two images are mixed cell by cell: blue cells of the mask show image 1, '
+      'the one in views a and b, orange ones show image 2.'
+    )
+  elif panel.mask is not None:
+    told.append('Blue cells of the mask are visible, grey ones are hidden.')
+  if 'dense' in kinds:
+    told.append(
+      'Features are drawn as colours, by one map for asked and predicted: the '
+      'three main directions of what is asked.'
+    )
+  if kinds & {'dense', 'pixels'}:
+    told.append(
+      'Grey cells are not asked for. Explained: the share of the variance that '
+      'the prediction accounts for.'
+    )
+  if kinds & {'category', 'text'}:
+    told.append('Bars are probabilities; the truth is bold.')
+  return ' '.join(told)
+
+
+def _example(columns: Sequence[panel_lib.Column], at: int) -> str:
+  groups: dict[str, list[str]] = {}
+  for column in columns:
+    inner = (
+      _picture(column.pictures[at], column.title)
+      if column.pictures
+      else _names(column.names[at])
+    )
+    wide = '' if column.pictures else ' class="wide"'
+    note = f'<small>{html.escape(column.notes[at])}</small>'
+    groups.setdefault(column.group, []).append(
+      f'<figure{wide}><figcaption>{html.escape(column.title)}</figcaption>'
+      f'{inner}{note}</figure>'
+    )
+  parts = ''.join(
+    f'<div class="group"><h3>{html.escape(name)}</h3>'
+    f'<div class="tiles">{"".join(tiles)}</div></div>'
+    for name, tiles in groups.items()
+  )
+  return f'<article>{parts}</article>'
+
+
+def _names(lines: Sequence[tuple[str, float | None, bool]]) -> str:
+  items = ''.join(
+    f'<li{" class=truth" if right else ""}>'
+    f'<i style="width:{100 * (probability or 0):.1f}%"></i>'
+    f'<b>{html.escape(name)}</b>'
+    f'<span>{panel_figure.percent(probability)}</span></li>'
+    for name, probability, right in lines
+  )
+  return f'<ol>{items}</ol>'
+
+
+def _curves(history: Sequence[Mapping[str, Any]], results: Rows) -> str:
+  blocks = []
+  for section, metrics in curves.sections(history).items():
+    figures = ''.join(
+      f'<figure><figcaption><code>{html.escape(key)}</code>'
+      f'<span>{values[-1]:.3g}</span></figcaption>'
+      f'{_image(curves.draw(steps, values, _levels(results, key)), key)}'
+      '</figure>'
+      for key, (steps, values) in metrics.items()
+    )
+    blocks.append(f'<h3>{section}</h3><div class="curves">{figures}</div>')
+  if not blocks:
+    return ''
+  return f"""<section>
+<h2>Curves</h2>
+<p>Over steps, under the name that metrics.jsonl has, with the last value.</p>
+{''.join(blocks)}
+</section>"""
+
+
+def _levels(results: Rows, key: str) -> dict[str, float]:
+  """What the rows that never trained reach in a metric."""
+  return {
+    name: results[name][metric]
+    for name in ('raw pixels', 'untrained')
+    for metric in results.get(name, ())
+    if key == metric or key.endswith(f'/{metric}')
+  }
+
+
+def _picture(picture, title: str) -> str:
+  out = io.BytesIO()
+  Image.fromarray(picture).save(out, 'PNG', optimize=True)
+  return _image(out.getvalue(), title)
+
+
+def _image(png: bytes, title: str) -> str:
+  data = base64.b64encode(png).decode()
+  return (
+    f'<img src="data:image/png;base64,{data}" alt="{html.escape(title)}">'
+  )
+
+
+def _write(path: Path, text: str) -> None:
+  temporary = path.with_name(path.name + '.tmp')
+  temporary.write_text(text, encoding='utf-8')
+  os.replace(temporary, path)
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+  """Rows of a metrics.jsonl; a last line cut short by a kill is dropped."""
+  rows = []
+  for line in path.read_text().splitlines():
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:
+      continue
+  return rows
+
+
+def main(argv: Sequence[str]) -> int:
+  """Writes the report of a work directory again; the exit code."""
+  if len(argv) != 1:
+    raise UserError('usage: python -m m3i_jax.report WORKDIR')
+  workdir = Path(argv[0])
+  if not (workdir / 'metrics.jsonl').exists():
+    raise UserError(
+      f'{workdir} has no metrics.jsonl: name the --workdir of a run.'
+    )
+  history = read_history(workdir / 'metrics.jsonl')
+  saved = {'title': workdir.resolve().name, 'rows': {}, 'config': ''}
+  if (workdir / 'results.json').exists():
+    saved |= json.loads((workdir / 'results.json').read_text())
+  panel = None
+  if (workdir / 'panel.npz').exists():
+    panel = panel_lib.Panel.load(workdir / 'panel.npz')
+  print(write_report(
+    workdir, history, saved['rows'], panel, saved['config'], saved['title'],
+    saved.get('about'),
+  ))
+  return 0
+
+
+if __name__ == '__main__':
+  try:
+    sys.exit(main(sys.argv[1:]))
+  except UserError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
