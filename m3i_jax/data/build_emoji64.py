@@ -15,7 +15,7 @@ So a concept belongs to a family, and whole families are held out.
 | vendor         | fluent3d      | seen     |    1288 |     1288 |
 | vendor_heldout | fluent3d      | held out |     311 |      311 |
 
-There are 1,320 families. Every subgroup has pictures in training; 80 of the 95
+There are 1,313 families. Every subgroup has pictures in training; 80 of the 95
 occur among the held-out concepts.
 """
 

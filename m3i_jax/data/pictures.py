@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970  # the size at which Pillow speaks of an attack
 
@@ -27,6 +27,8 @@ def open_picture(data: bytes) -> Image.Image:
   """Reads the header only, so that the size is known before any decoding."""
   try:
     image = Image.open(io.BytesIO(data))
+  except UnidentifiedImageError as error:
+    raise PictureError('no picture of a known format') from error
   except Exception as error:  # whatever broken bytes make a codec raise
     raise PictureError(f'unreadable: {error}') from error
   if image.width * image.height > MAX_PIXELS:

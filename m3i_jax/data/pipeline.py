@@ -8,7 +8,7 @@ bare step number, and on any number of hosts it sees the same batches.
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -202,36 +202,43 @@ def _views(
       name: sample_box(_rng(seed, position, name), height, width, crop)
       for name, crop in crops.items()
   }
+  shrink = 1
   if not isinstance(encoded, np.ndarray):
-    boxes = [box for box, _ in drawn.values()]
-    image = to_rgb(_drafted(image, boxes, [c.size for c in crops.values()]))
-  unit = np.array([height, width, height, width])
-  scale = np.array([image.height, image.width] * 2) / unit
-  return {
-      name: {
-          'image': cut(image, (box * scale).tolist(), flip, crops[name].size),
-          'box': (box / unit).astype(np.float32),
-          'flip': np.bool_(flip),
-      }
-      for name, (box, flip) in drawn.items()
-  }
+    shrink = _draft(image, [box for box, _ in drawn.values()], crops.values())
+    image = to_rgb(image)
+  views = {}
+  for name, (box, flip) in drawn.items():
+    region = np.array(box) / shrink
+    if flip:  # shrinking rounds the width up; the excess is now on the left
+      region[1] += image.width - width / shrink
+    views[name] = {
+        'image': cut(image, region.tolist(), flip, crops[name].size),
+        'box': (box / np.array([height, width] * 2)).astype(np.float32),
+        'flip': np.bool_(flip),
+    }
+  return views
 
 
-def _drafted(
-    image: Image.Image, boxes: Sequence[Box], sizes: Sequence[int]
-) -> Image.Image:
-  """Lets a JPEG decode at 1/2, 1/4 or 1/8 if no crop needs more.
+def _draft(
+    image: Image.Image, boxes: Iterable[Box], crops: Iterable[Crop]
+) -> float:
+  """Lets a JPEG decode at 1/2, 1/4 or 1/8 where no crop needs more.
 
   Every crop keeps twice the pixels a side of its view, the gap at which
-  Pillow's own thumbnails cannot be told from full decoding.
+  Pillow's own thumbnails can hardly be told from full decoding.
+
+  Returns:
+    How many times smaller the picture will be: 1, 2, 4 or 8.
   """
+  width, height = image.size
   needed = max(
-      2 * size / min(box[2:]) for box, size in zip(boxes, sizes, strict=True)
+      2 * crop.size / min(box[2:])
+      for box, crop in zip(boxes, crops, strict=True)
   )
-  image.draft(
-      None, (math.ceil(image.width * needed), math.ceil(image.height * needed))
+  done = image.draft(
+      None, (math.ceil(width * needed), math.ceil(height * needed))
   )
-  return image
+  return width / done[1][2] if done else 1
 
 
 def _tokens(

@@ -65,19 +65,17 @@ def open_source(name: str, split: str, fields: Fields) -> Source:
   else:
     raw = _Tfds(_directory(name), name, split)
     features = raw.features
-  _check(raw, features, name, split, fields)
+  _check(raw, features, name, fields)
   return _keep_if_small(_Named(raw, fields))
 
 
-def _check(raw: Any, features: Any, name: str, split: str, fields: Fields):
+def _check(raw: Any, features: Any, name: str, fields: Fields):
   for part, field in dataclasses.asdict(fields).items():
     if (field or part == 'image') and field not in features:
       raise UserError(
           f'data set {name!r} has no field {field!r} ({part}): '
           f'it has {", ".join(sorted(features))}'
       )
-  if not len(raw):
-    raise UserError(f'split {split!r} of data set {name!r} has no records')
   if fields.label and not isinstance(raw[0][fields.label], int | np.integer):
     raise UserError(
         f'field {fields.label!r} of data set {name!r} is no class label: '
@@ -117,7 +115,7 @@ class _Tfds:
       ) from error
     except (ValueError, KeyError) as error:
       raise UserError(
-          f'data set {name!r} has no split {split!r}: '
+          f'cannot read split {split!r} of data set {name!r}: '
           f'it has {", ".join(builder.info.splits)}'
       ) from error
 
@@ -211,7 +209,7 @@ def _open_synthetic(name: str, split: str) -> synthetic.Synthetic:
     raise UserError(f'{name!r} needs LENGTH >= 1 and CLASSES in 1..{most}')
   if split not in synthetic.SPLITS:
     raise UserError(
-        f'data set {name!r} has no split {split!r}: '
+        f'cannot read split {split!r} of data set {name!r}: '
         f'it has {", ".join(synthetic.SPLITS)}'
     )
   return synthetic.Synthetic(length, classes, split)

@@ -44,9 +44,10 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> bytes:
         minloglevel=2,
     )
   except (RuntimeError, OSError) as error:
-    reason = str(error).splitlines()[-1].rpartition('] ')[2]
+    reason = str(error).rpartition('] ')[2].partition('. Increase')[0]
     raise UserError(
-        f'no tokenizer of {vocab_size} pieces fits these captions: {reason}'
+        f'cannot train a tokenizer of {vocab_size} pieces ({reason}): '
+        'raise vocab_size'
     ) from error
   return model.getvalue()
 

@@ -1,0 +1,229 @@
+"""Opening data sets, naming their fields, decoding their pictures."""
+
+import io
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from m3i_jax.data import pictures, sources
+from m3i_jax.data.pictures import PictureError, decode
+from m3i_jax.data.sources import Fields, open_source
+from m3i_jax.errors import UserError
+
+EMOJI = Fields(label='group', text='caption', tags='keywords', id='id')
+DIRECTORY = str(sources._EMOJI64)
+
+
+def _encoded(image, kind='PNG', **options):
+  file = io.BytesIO()
+  image.save(file, kind, **options)
+  return file.getvalue()
+
+
+def test_a_record_of_emoji64():
+  source = open_source('emoji64', 'train', EMOJI)
+  rows = [source[i] for i in range(len(source))]
+  row = next(row for row in rows if row['id'] == 'noto/1f436')
+  assert row['image'].shape == (64, 64, 3) and row['image'].dtype == np.uint8
+  assert row['text'] == ('dog face',)
+  assert set(row['tags']) >= {'animal', 'dog', 'pet'}
+  assert source.classes[row['label']] == 'Animals & Nature'
+  assert source.names['subgroup'][row['subgroup']] == 'animal-mammal'
+  assert row['concept'] == '1f436'
+
+
+def test_fields_left_out():
+  row = open_source('emoji64', 'train', Fields())[5]
+  assert row['label'] == -1 and row['id'] == '5'
+  assert row['text'] == row['tags'] == ()
+
+
+def test_a_directory_and_its_parent_are_the_same_data_set(tmp_path):
+  (tmp_path / '0.9.0').mkdir()  # holds no data set, so it is no version
+  one = open_source(f'{DIRECTORY}/1.0.0', 'vendor', EMOJI)
+  two = open_source(DIRECTORY, 'vendor', EMOJI)
+  np.testing.assert_equal(one[3], two[3])
+
+
+def test_a_prepared_tfds_name(tmp_path, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+  (tmp_path / 'mine').symlink_to(DIRECTORY)
+  assert len(open_source('tfds:mine', 'vendor', EMOJI)) == 1288
+  assert len(open_source('tfds:mine:1.0.0', 'vendor', EMOJI)) == 1288
+  with pytest.raises(UserError, match='tfds build mine'):
+    open_source('tfds:mine:2.0.0', 'vendor', EMOJI)
+
+
+def test_the_newest_version_counts_by_number(tmp_path):
+  for version in ('2.0.0', '10.0.0', 'other'):
+    (tmp_path / version).mkdir()
+    (tmp_path / version / 'dataset_info.json').touch()
+  assert sources._newest_version(sources.epath.Path(tmp_path)).name == '10.0.0'
+
+
+def test_splits_are_joined_and_cut():
+  both = open_source('emoji64', 'vendor+vendor_heldout', EMOJI)
+  last = open_source('emoji64', 'vendor_heldout', EMOJI)
+  assert len(both) == 1599
+  assert both[1288]['id'] == last[0]['id']
+  assert len(open_source('emoji64', 'train[:10%]', EMOJI)) == 261
+
+
+@pytest.mark.parametrize(
+    ('name', 'split', 'fields', 'message'),
+    [
+        ('imagenot', 'train', Fields(), "no prepared data set 'imagenot'"),
+        ('tfds:nothing', 'train', Fields(), 'TFDS_DATA_DIR'),
+        ('emoji64', 'trian', Fields(), 'train, heldout, vendor'),
+        ('emoji64', 'train', Fields(label='grp'), "'grp' .label.: it has capt"),
+        ('emoji64', 'train', Fields(label='caption'), 'no class label'),
+        ('emoji64', 'train', Fields(image=''), 'no field'),
+        ('emoji64', 'train[:0]', Fields(), 'cannot read split'),
+        ('synthetic', 'validation', Fields(), 'train, test'),
+        ('synthetic:many', 'train', Fields(), 'synthetic.:LENGTH'),
+        ('synthetic:9:99', 'train', Fields(), 'CLASSES in 1..24'),
+        ('synthetic:9:2:1', 'train', Fields(), 'synthetic.:LENGTH'),
+    ],
+)
+def test_mistakes_take_one_line(name, split, fields, message):
+  with pytest.raises(UserError, match=message) as caught:
+    open_source(name, split, fields)
+  assert '\n' not in str(caught.value)
+
+
+def test_synthetic_is_a_function_of_split_and_index():
+  fields = Fields(label='label', text='caption', tags='tags')
+  one = open_source('synthetic:50:10', 'train', fields)
+  two = open_source('synthetic:50:10', 'train', fields)
+  other = open_source('synthetic:50:10', 'test', fields)
+  assert len(one) == 50 and len(one.classes) == 10
+  np.testing.assert_equal(one[13], two[13])
+  assert one[13]['label'] == other[13]['label'] == 3
+  assert (one[13]['image'] != other[13]['image']).any()
+  assert one[13]['text'] == (f'a {one.classes[3]}',)
+
+
+def test_synthetic_shapes_have_their_colour():
+  source = open_source('synthetic:24', 'train', Fields(label='label'))
+  for i in range(24):
+    colour, shape = source.classes[i].split()
+    picture = source[i]['image'].astype(int)
+    ground = np.median(picture[:, 0], axis=0)
+    covered = (abs(picture - ground) > 40).any(-1)
+    share = {'circle': .785, 'square': .9, 'ring': .55, 'cross': .55}[shape]
+    box = np.argwhere(covered)
+    area = np.prod(box.max(0) - box.min(0) + 1)
+    assert covered.sum() / area > share - .1
+    if colour in ('red', 'green', 'blue'):
+      mean = picture[covered].mean(0)
+      assert mean.argmax() == ('red', 'green', 'blue').index(colour)
+
+
+def test_small_sources_are_decoded_once(monkeypatch):
+  calls = []
+  monkeypatch.setattr(
+      sources, 'decode', lambda image: calls.append(1) or decode(image)
+  )
+  source = open_source('emoji64', 'vendor', EMOJI)
+  calls.clear()
+  first, again = source[9], source[9]
+  assert len(calls) == 1
+  again['label'] = 99  # a reader's own copy
+  assert source[9]['label'] == first['label'] != 99
+  with pytest.raises(ValueError, match='read-only'):
+    first['image'][0] = 0
+  np.testing.assert_equal(pickle.loads(pickle.dumps(source))[9], first)
+
+
+def test_large_sources_stay_encoded(monkeypatch):
+  monkeypatch.setattr(sources, 'MEMORY_BUDGET', 1000)
+  image = open_source('emoji64', 'vendor', EMOJI)[9]['image']
+  assert isinstance(image, bytes) and image[8:12] == b'WEBP'
+  assert decode(image).shape == (64, 64, 3)
+
+
+def test_tensorflow_stays_out():
+  code = (
+      'import sys; from m3i_jax.data import pipeline, sources;'
+      'f = sources.Fields(); s = sources.open_source("emoji64", "train", f);'
+      'r = pipeline.Recipe({"a": pipeline.Crop(8)});'
+      'next(pipeline.loader(s, r, seed=0, batch_size=2, start_step=0,'
+      ' stop_step=1)); sys.exit("tensorflow" in sys.modules)'
+  )
+  assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def test_decode_colour_and_grey():
+  np.testing.assert_array_equal(decode(_encoded(Image.fromarray(RGB))), RGB)
+  np.testing.assert_array_equal(decode(RGB), RGB)
+  grey = Image.fromarray(RGB[..., 0])
+  want = np.repeat(RGB[..., :1], 3, 2)
+  np.testing.assert_array_equal(decode(_encoded(grey)), want)
+  np.testing.assert_array_equal(
+      decode(_encoded(grey.convert('1'), 'PNG')),
+      np.asarray(grey.convert('1').convert('RGB')),
+  )
+
+
+def test_decode_sixteen_bits():
+  grey = Image.fromarray(RGB[..., 0].astype(np.uint16) * 256 + 77)
+  want = np.repeat(RGB[..., :1], 3, 2)
+  np.testing.assert_array_equal(decode(_encoded(grey)), want)
+
+
+def test_decode_alpha_on_white():
+  alpha = RGB[..., :1]
+  image = Image.fromarray(np.concatenate([RGB, alpha], -1), 'RGBA')
+  share = alpha / 255
+  want = RGB * share + 255 * (1 - share)
+  got = decode(_encoded(image))
+  np.testing.assert_allclose(got, want, atol=1)  # rounding
+  grey = decode(_encoded(image.convert('LA')))
+  assert (grey[..., 0] == grey[..., 2]).all()
+  assert (grey >= 255 - alpha.astype(int) - 1).all()
+
+
+def test_decode_palette_with_a_clear_entry():
+  image = Image.new('P', (4, 4), 0)
+  image.putpalette([10, 20, 30, 40, 50, 60])
+  image.putpixel((1, 2), 1)
+  got = decode(_encoded(image, transparency=0))
+  assert got[2, 1].tolist() == [40, 50, 60]
+  assert (np.delete(got.reshape(-1, 3), 2 * 4 + 1, 0) == 255).all()
+  assert decode(_encoded(image))[0, 0].tolist() == [10, 20, 30]
+  assert decode(_encoded(image, 'GIF'))[2, 1].tolist() == [40, 50, 60]
+
+
+def test_decode_cmyk():
+  image = Image.new('CMYK', (8, 8), (0, 255, 255, 0))
+  red = decode(_encoded(image, 'JPEG', quality=95))
+  np.testing.assert_allclose(red[4, 4], [255, 0, 0], atol=3)  # JPEG
+
+
+def test_decode_ignores_exif_turns():
+  exif = Image.Exif()
+  exif[0x112] = 6
+  data = _encoded(Image.fromarray(RGB), 'JPEG', exif=exif)
+  assert decode(data).shape == RGB.shape
+
+
+def test_broken_pictures_raise():
+  noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+  for kind in ('PNG', 'JPEG', 'WEBP'):
+    data = _encoded(Image.fromarray(noise), kind)
+    for bad in (data[: len(data) // 2], data[:20], b'', b'<html></html>'):
+      with pytest.raises(PictureError):
+        decode(bad)
+
+
+def test_too_large_pictures_raise_before_decoding(monkeypatch):
+  monkeypatch.setattr(pictures, 'MAX_PIXELS', 34)
+  with pytest.raises(PictureError, match='7x5 pixels are too many'):
+    decode(_encoded(Image.fromarray(RGB)))
