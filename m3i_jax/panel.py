@@ -29,8 +29,9 @@ class Panel:
     image; None without a mask.
   targets: by name, each a dict with 'kind' and
     'dense': 'asked', 'predicted' [n, Q, D], 'cells' int [n, Q], each of the
-      L = g * g cells of the target view, 'of' 'a' or 'b', 'component' 0 or 1
-      (whose view: the first image's, or the one mixed in; 0 if left out);
+      L = g * g cells of the target view (all of them, if there is no mask to
+      tell g), 'of' 'a' or 'b', 'component' 0 or 1 (whose view: the first
+      image's, or the one mixed in; 0 if left out);
     'pixels': the same with D = p * p * 3 in 0..1, each patch row by row;
     'category', 'text': 'asked' n names, 'predicted' n lists of
       (name, probability), the likeliest first, 'component' as above.

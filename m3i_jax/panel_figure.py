@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -12,7 +13,7 @@ from m3i_jax import panel as panel_lib
 
 # Inches.
 _TILE, _LIST, _GAP, _GROUP_GAP, _EDGE = 1.15, 1.75, 0.09, 0.26, 0.15
-_HEAD, _NOTE = 0.62, 0.24
+_HEAD, _NOTE = 0.62, 0.28
 _INK, _SOFT = '#24292f', '#7a828c'
 _BAR, _RIGHT = '#dbe3ec', '#b7dcc0'
 
@@ -43,7 +44,7 @@ def draw(panel: panel_lib.Panel, path: str | os.PathLike) -> None:
           linespacing=1.15,
         )
       else:
-        _names(axes, column.names[row])
+        _names(axes, column.names[row], max(map(len, column.names)))
   figure.savefig(f'{path}.tmp', format='png')
   os.replace(f'{path}.tmp', path)
 
@@ -91,9 +92,11 @@ def _heads(
     )
 
 
-def _names(axes, lines: list[tuple[str, float | None, bool]]) -> None:
+def _names(
+    axes: Axes, lines: list[tuple[str, float | None, bool]], slots: int
+) -> None:
   """Names over bars as long as their probability; the truth is bold."""
-  axes.set(xlim=(0, 1), ylim=(len(lines), 0))
+  axes.set(xlim=(0, 1), ylim=(slots, 0))
   axes.spines[:].set_visible(False)
   for at, (name, probability, right) in enumerate(lines):
     if probability is not None and np.isfinite(probability):

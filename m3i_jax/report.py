@@ -6,9 +6,7 @@ writes WORKDIR/report.html again, during a run as well, from metrics.jsonl,
 results.json and panel.npz; what is not there yet is left out.
 """
 
-import base64
 import html
-import io
 import json
 import os
 import sys
@@ -16,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
 
-from m3i_jax import curves, panel_figure
+from m3i_jax import curves, panel_figure, panel_html
 from m3i_jax import panel as panel_lib
 from m3i_jax.errors import UserError
 from m3i_jax.evals import tables
@@ -82,7 +80,7 @@ def page(
 <pre>{html.escape(config_text)}</pre></details>
 </header>
 {_results(results, about)}
-{_panel(panel)}
+{panel_html.section(panel)}
 {_curves(history, results)}
 </main>
 </body>
@@ -144,85 +142,12 @@ def _number(text: str) -> str:
   return value + (f'<small>{error}</small>' if error else '')
 
 
-def _panel(panel: panel_lib.Panel | None) -> str:
-  if panel is None:
-    return ''
-  columns = panel_lib.columns(panel)
-  rows = [_example(columns, at) for at in range(len(columns[0].notes))]
-  return f"""<section>
-<h2>What each target asks and predicts</h2>
-<p>{_legend(panel)}</p>
-{''.join(rows)}
-</section>"""
-
-
-def _legend(panel: panel_lib.Panel) -> str:
-  kinds = {target['kind'] for target in panel.targets.values()}
-  told = []
-  if panel_lib.is_mixed(panel):
-    told.append(
-      'Two images are mixed cell by cell: blue cells of the mask show image 1, '
-      'the one in views a and b, orange ones show image 2.'
-    )
-  elif panel.mask is not None:
-    told.append('Blue cells of the mask are visible, grey ones are hidden.')
-  if 'dense' in kinds:
-    told.append(
-      'Features are drawn as colours, by one map for asked and predicted: the '
-      'three main directions of what is asked.'
-    )
-  if kinds & {'dense', 'pixels'}:
-    told.append(
-      'Grey cells are not asked for. Explained: the share of the variance that '
-      'the prediction accounts for.'
-    )
-  if kinds & {'category', 'text'}:
-    told.append('Bars are probabilities; the truth is bold.')
-  return ' '.join(told)
-
-
-def _example(columns: Sequence[panel_lib.Column], at: int) -> str:
-  groups: dict[str, list[str]] = {}
-  for column in columns:
-    inner = (
-      _picture(column.pictures[at], column.title)
-      if column.pictures
-      else _names(column.names[at])
-    )
-    wide = '' if column.pictures else ' class="wide"'
-    note = f'<small>{html.escape(column.notes[at])}</small>'
-    groups.setdefault(column.group, []).append(
-      f'<figure{wide}><figcaption>{html.escape(column.title)}</figcaption>'
-      f'{inner}{note}</figure>'
-    )
-  parts = ''.join(
-    f'<div class="group"><h3>{html.escape(name)}</h3>'
-    f'<div class="tiles">{"".join(tiles)}</div></div>'
-    for name, tiles in groups.items()
-  )
-  return f'<article>{parts}</article>'
-
-
-def _names(lines: Sequence[tuple[str, float | None, bool]]) -> str:
-  items = ''.join(
-    f'<li{" class=truth" if right else ""}>'
-    f'<i style="width:{100 * (probability or 0):.1f}%"></i>'
-    f'<b>{html.escape(name)}</b>'
-    f'<span>{panel_figure.percent(probability)}</span></li>'
-    for name, probability, right in lines
-  )
-  return f'<ol>{items}</ol>'
-
-
 def _curves(history: Sequence[Mapping[str, Any]], results: Rows) -> str:
   blocks = []
   for section, metrics in curves.sections(history).items():
     figures = ''.join(
-      f'<figure><figcaption><code>{html.escape(key)}</code>'
-      f'<span>{values[-1]:.3g}</span></figcaption>'
-      f'{_image(curves.draw(steps, values, _levels(results, key)), key)}'
-      '</figure>'
-      for key, (steps, values) in metrics.items()
+      _curve(key, *points, _levels(results, key))
+      for key, points in metrics.items()
     )
     blocks.append(f'<h3>{section}</h3><div class="curves">{figures}</div>')
   if not blocks:
@@ -234,6 +159,16 @@ def _curves(history: Sequence[Mapping[str, Any]], results: Rows) -> str:
 </section>"""
 
 
+def _curve(
+    key: str, steps: np.ndarray, values: np.ndarray, levels: dict[str, float]
+) -> str:
+  image = panel_html.image(curves.draw(steps, values, levels), key)
+  return (
+    f'<figure><figcaption><code>{html.escape(key)}</code>'
+    f'<span>{values[-1]:.3g}</span></figcaption>{image}</figure>'
+  )
+
+
 def _levels(results: Rows, key: str) -> dict[str, float]:
   """What the rows that never trained reach in a metric."""
   return {
@@ -242,19 +177,6 @@ def _levels(results: Rows, key: str) -> dict[str, float]:
     for metric in results.get(name, ())
     if key == metric or key.endswith(f'/{metric}')
   }
-
-
-def _picture(picture, title: str) -> str:
-  out = io.BytesIO()
-  Image.fromarray(picture).save(out, 'PNG', optimize=True)
-  return _image(out.getvalue(), title)
-
-
-def _image(png: bytes, title: str) -> str:
-  data = base64.b64encode(png).decode()
-  return (
-    f'<img src="data:image/png;base64,{data}" alt="{html.escape(title)}">'
-  )
 
 
 def _write(path: Path, text: str) -> None:
@@ -290,10 +212,11 @@ def main(argv: Sequence[str]) -> int:
   panel = None
   if (workdir / 'panel.npz').exists():
     panel = panel_lib.Panel.load(workdir / 'panel.npz')
-  print(write_report(
-    workdir, history, saved['rows'], panel, saved['config'], saved['title'],
-    saved.get('about'),
+  _write(workdir / 'report.html', page(
+    history, saved['rows'], panel, saved['config'], saved['title'],
+    saved.get('about', {}),
   ))
+  print(workdir / 'report.html')
   return 0
 
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from m3i_jax import curves, panel, report
+from m3i_jax import curves, panel, panel_html, report
 from m3i_jax.errors import UserError
 from tests.test_panel import make
 
@@ -67,6 +67,15 @@ def test_again_from_what_was_saved(tmp_path):
   assert (tmp_path / 'report.html').read_text() == text
 
 
+def test_a_run_that_goes_on_gets_curves_and_no_results(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text(json.dumps(HISTORY[0]))
+  assert report.main([str(tmp_path)]) == 0
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    'metrics.jsonl', 'report.html'
+  ]
+  assert 'loss/intra' in (tmp_path / 'report.html').read_text()
+
+
 def test_a_directory_without_a_run(tmp_path):
   with pytest.raises(UserError, match='metrics.jsonl'):
     report.main([str(tmp_path)])
@@ -94,7 +103,7 @@ def test_levels_match_a_metric_under_a_prefix():
 
 
 def test_no_panel_is_a_panel_of_nothing(tmp_path):
-  assert report._panel(None) == ''
-  assert 'visible' in report._legend(
+  assert panel_html.section(None) == ''
+  assert 'visible' in panel_html.legend(
     panel.Panel(make().views, mask=make().mask)
   )
