@@ -2,8 +2,8 @@
 
     loss = sum_k - log P_k( z_y^k | f_psi_k( f_theta(X), t_x, t_y^k ) )
 
-(Su et al., "Towards All-in-one Pre-training via Maximizing Multi-modal Mutual
-Information", CVPR 2023, eq. 4; the balance of its two groups is eq. 13.)
+(Su et al., "Towards All-in-one Pre-training via Maximizing Multi-modal
+Mutual Information", CVPR 2023, eq. 4; the balance of its two groups: eq. 13.)
 
 Where to find a symbol:
 

@@ -146,7 +146,8 @@ def gaussian_blur(
   side = image.shape[1]
   radius = int(np.ceil(3 * largest))
   offset = np.arange(-radius, radius + 1)
-  weight = jnp.exp(-0.5 * jnp.square(offset / jnp.maximum(sigma, 1e-3)[:, None]))
+  sigma = jnp.maximum(sigma, 1e-3)[:, None]
+  weight = jnp.exp(-0.5 * jnp.square(offset / sigma))
   weight = weight / weight.sum(-1, keepdims=True)
   # shift[o, i, j] = 1 where pixel i reads pixel j at offset o.
   source = np.clip(np.arange(side) + offset[:, None], 0, side - 1)

@@ -18,7 +18,9 @@ class Fixed:
   def init(self) -> State:
     return {}
 
-  def __call__(self, state: State, g_u: Array, g_m: Array) -> tuple[Array, State]:
+  def __call__(
+    self, state: State, g_u: Array, g_m: Array
+  ) -> tuple[Array, State]:
     return jnp.float32(self.value), state
 
 
@@ -38,10 +40,15 @@ class GradientNorm:
     # Negative: no value seen yet.
     return {'g_u': jnp.float32(-1.0), 'g_m': jnp.float32(-1.0)}
 
-  def __call__(self, state: State, g_u: Array, g_m: Array) -> tuple[Array, State]:
+  def __call__(
+    self, state: State, g_u: Array, g_m: Array
+  ) -> tuple[Array, State]:
+    new = {'g_u': g_u, 'g_m': g_m}
     state = {
-      k: jnp.where(state[k] < 0, g, self.decay * state[k] + (1 - self.decay) * g)
-      for k, g in (('g_u', g_u), ('g_m', g_m))
+      k: jnp.where(
+        gbar < 0, new[k], self.decay * gbar + (1 - self.decay) * new[k]
+      )
+      for k, gbar in state.items()
     }
     weight = self.gamma * state['g_u'] / jnp.maximum(state['g_m'], 1e-12)
     return jax.lax.stop_gradient(jnp.clip(weight, 1e-4, 1e4)), state

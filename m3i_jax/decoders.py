@@ -86,7 +86,8 @@ class DenseDecoder(nn.Module):
       dtype=self.dtype,
       name='blocks',
     )(x)
-    return dense(self.out, 'head')(x[:, -queries.shape[1] :]).astype(jnp.float32)
+    x = dense(self.out, 'head')(x[:, -queries.shape[1] :])
+    return x.astype(jnp.float32)
 
   def _queries(self, frame: Frame) -> Array:
     """[B, Q, width]: the mask token and Linear(position code)."""
@@ -122,8 +123,9 @@ class DenseDecoder(nn.Module):
 class AttentionPool(nn.Module):
   """Attention pooling with the mean of the tokens as query, then a projection.
 
-  InternImage-H's released head (`AttentionPoolingBlock`, MIT), which M3I trained:
-  separate LayerNorms for query, key and value, biases everywhere, no residual.
+  InternImage-H's released head (`AttentionPoolingBlock`, MIT), which M3I
+  trained: separate LayerNorms for query, key and value, biases everywhere, no
+  residual.
 
   Attributes:
     out: width of the prediction; 768, BERT's, in Table 7.

@@ -301,7 +301,9 @@ def loss_and_gradient(
   """
   k_sample, k_drop = jax.random.split(key)
   apply = objective.apply
-  features = lambda images: apply({'params': ema}, images, method='encode_views')
+  features = lambda images: apply(
+    {'params': ema}, images, method='encode_views'
+  )
   sample = objective.sample(batch, features, k_sample)
 
   z_x, pull_back = jax.vjp(

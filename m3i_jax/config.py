@@ -1,0 +1,191 @@
+"""The schema of a config file.
+
+`default()` is every key that exists, with its default. A config file changes
+some and returns `variant(config, arg)`; build.py makes the objects from it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from m3i_jax.augment import Colour
+from m3i_jax.data.pipeline import Crop
+from m3i_jax.errors import UserError
+from m3i_jax.inputs import Input
+from m3i_jax.optim import Optimizer
+
+# What may change when a run goes on: nothing that changes a result.
+FREE = ('mesh', 'log_every', 'eval_every', 'checkpoint_every', 'keep')
+
+
+def default() -> ConfigDict:
+  """Every key with its default; keys that are not here cannot be set.
+
+  `targets`, `decoders`, `evals` and `balance` take further entries, which are
+  checked when the objects are built.
+  """
+  view = dataclasses.asdict(Crop(size=0)) | dataclasses.asdict(Colour())
+  del view['size']
+  config = ConfigDict(
+    dict(
+      seed=0,
+      batch_size=4096,  # pictures a step, over all devices
+      total_steps=0,
+      log_every=50,  # steps
+      eval_every=0,  # steps; 0: only at the end
+      checkpoint_every=1000,  # steps
+      keep=1,  # checkpoints
+      mesh=dict(replica=1, fsdp=-1),  # -1: all devices that are left
+      data=dict(
+        source='',  # 'emoji64', 'tfds:NAME', a TFDS directory, 'synthetic'
+        split='train',
+        image='image',  # the field of each part
+        label='',
+        text='',
+        tags='',
+        id='',
+        tags_probability=0.0,  # of 'caption: tag, tag' instead of 'caption'
+        max_tags=3,
+        text_length=64,  # tokens
+        tokenizer='',  # a SentencePiece model; '': train one on the captions
+        vocabulary=8000,  # of a tokenizer trained here
+        threads=2,  # that make batches, in each process
+        workers=0,  # further processes, for hosts with many cores
+      ),
+      image_size=224,
+      views=dict(a=dict(view), b=dict(view)),
+      input=dataclasses.asdict(Input()),
+      model=dict(
+        name='vit',
+        variant='B',
+        width=0,  # 0: the variant's
+        depth=0,
+        heads=0,
+        hidden=0,
+        patch=0,
+        class_token=True,
+        positions='sincos',
+        final_norm=False,
+        drop_path=0.0,
+        uniform=False,
+        unroll=1,
+        remat='none',
+        dtype='bfloat16',
+      ),
+      decoders={},
+      targets={},
+      balance=dict(kind='gradient_norm'),
+      optimizer=dataclasses.asdict(Optimizer()),
+      ema=dict(start=0.995, end=1.0),
+      evals={},
+      features='pool',  # what is evaluated: a decoder, a target, '': mean token
+    )
+  )
+  config.lock()
+  for free in ('targets', 'decoders', 'evals', 'balance'):
+    config[free].unlock()
+  return config
+
+
+def variant(config: ConfigDict, arg: str, **variants) -> ConfigDict:
+  """The config as FILE:ARG names it.
+
+  Args:
+    arg: '' for the config itself, 'debug', or a key of `variants`.
+    variants: functions that change the config in place, by name.
+  """
+  known = {'debug': debug} | variants
+  if arg:
+    if arg not in known:
+      raise UserError(
+        f'no variant {arg!r} of this config: choose from {", ".join(known)}'
+      )
+    known[arg](config)
+  return config
+
+
+def debug(config: ConfigDict) -> None:
+  """Five steps of a tiny model on drawn shapes: anywhere, in a minute."""
+  patch = 8
+  config.data.update(
+    source='synthetic:64',
+    split='train',
+    label='label' if config.data.label else '',
+    text='caption' if config.data.text else '',
+    tags='',
+    id='',
+    text_length=16,
+    tokenizer='',
+    vocabulary=400,
+  )
+  config.update(
+    batch_size=16, total_steps=5, log_every=1, eval_every=0, image_size=32
+  )
+  config.model.update(
+    variant='', width=32, depth=2, heads=2, hidden=64, patch=patch
+  )
+  config.model.dtype = 'float32'
+  for decoder in config.decoders.values():
+    small = dict(heads=2)
+    if decoder.kind == 'dense':
+      small |= dict(width=32, depth=1, hidden=64)
+    elif decoder.get('out'):
+      small |= dict(out=32)
+    decoder.update(small)
+  for target in config.targets.values():
+    spec = target.representation
+    if isinstance(spec, ConfigDict) and spec.kind == 'text':
+      spec.update(variant='', width=32, depth=1, heads=2, hidden=64)
+  config.evals = ConfigDict(
+    dict(knn=dict(kind='knn', train='train', test='test', label='label', k=5))
+  )
+
+
+def check(config: ConfigDict, devices: int) -> None:
+  """Raises UserError for what can be told from the config alone."""
+  for key in ('batch_size', 'total_steps', 'image_size', 'checkpoint_every',
+              'log_every'):  # fmt: skip
+    if config[key] <= 0:
+      raise UserError(f'config.{key}={config[key]}: it must be positive')
+  if not config.data.source:
+    raise UserError(
+      "config.data.source is empty: name 'emoji64', 'tfds:NAME', a TFDS "
+      "directory or 'synthetic'"
+    )
+  if not config.targets:
+    raise UserError('config.targets is empty: a method needs a target')
+  unit = devices * config.input.images
+  if config.batch_size % unit:
+    pair = ' pairs of mixed pictures on' if config.input.images == 2 else ''
+    raise UserError(
+      f'config.batch_size={config.batch_size} cannot be split over{pair} '
+      f'{devices} devices: choose a multiple of {unit}'
+    )
+
+
+def differences(old: Mapping, new: Mapping) -> list[str]:
+  """'key: old -> new' for each value that may not change in a run."""
+
+  def flat(tree, prefix=''):
+    for key, value in tree.items():
+      if isinstance(value, Mapping):
+        yield from flat(value, f'{prefix}{key}.')
+      else:
+        yield f'{prefix}{key}', value
+
+  old, new = dict(flat(old)), dict(flat(new))
+  return [
+    f'config.{key}: {old.get(key, "absent")} -> {new.get(key, "absent")}'
+    for key in sorted(old | new)
+    if old.get(key) != new.get(key)
+    and key.split('.')[0] not in FREE
+    and key not in ('data.threads', 'data.workers')
+  ]
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+  """Plain JSON values (tuples become lists)."""
+  return json.loads(json.dumps(config.to_dict()))
