@@ -8,6 +8,7 @@ bare step number, and on any number of hosts it sees the same batches.
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -148,7 +149,7 @@ def loader(
     start_step: int,
     stop_step: int,
     local: slice | np.ndarray = slice(None),
-    threads: int = 2,
+    threads: int | None = None,
     workers: int = 0,
 ) -> Iterator[dict[str, Any]]:
   """Batches of steps start_step .. stop_step - 1, made ahead of their use.
@@ -161,9 +162,14 @@ def loader(
     start_step: first step to yield.
     stop_step: step to end before.
     local: the rows of the global batch that this host holds.
-    threads: that make rows, in each process; about one a core.
+    threads: that make rows, in each process. If None, one for pictures already
+      decoded, where the interpreter's lock makes more of them slower, and one a
+      core (at most 16) for encoded ones.
     workers: processes besides this one, for hosts with many cores.
   """
+  if threads is None:
+    decoded = isinstance(source[0]['image'], np.ndarray)
+    threads = 1 if decoded else min(os.cpu_count() or 1, 16)
   rows = np.arange(batch_size)[local]
   chunks = np.array_split(rows, -(-len(rows) // _CHUNK))
 
