@@ -7,7 +7,7 @@ Mutual Information", CVPR 2023, eq. 4; the balance of its two groups: eq. 13.)
 
 Where to find a symbol:
 
-    y, t_x, t_y   views.py            two crops of one picture and where they lie
+    y, t_x, t_y   views.py            two crops of a picture, where they lie
     X             inputs.py           a view as it is, masked, or two mixed
     f_theta       models/             the backbone
     z_y           representations.py  what is predicted, and by which encoder

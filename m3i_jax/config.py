@@ -18,7 +18,9 @@ from m3i_jax.inputs import Input
 from m3i_jax.optim import Optimizer
 
 # What may change when a run goes on: nothing that changes a result.
-FREE = ('mesh', 'log_every', 'eval_every', 'checkpoint_every', 'keep')
+FREE = (
+  'mesh', 'log_every', 'eval_every', 'checkpoint_every', 'keep', 'panel'
+)  # fmt: skip
 
 
 def default() -> ConfigDict:
@@ -52,7 +54,7 @@ def default() -> ConfigDict:
         text_length=64,  # tokens
         tokenizer='',  # a SentencePiece model; '': train one on the captions
         vocabulary=8000,  # of a tokenizer trained here
-        threads=2,  # that make batches, in each process
+        threads=0,  # that make batches, in each process; 0: as it fits
         workers=0,  # further processes, for hosts with many cores
       ),
       image_size=224,
@@ -81,7 +83,8 @@ def default() -> ConfigDict:
       optimizer=dataclasses.asdict(Optimizer()),
       ema=dict(start=0.995, end=1.0),
       evals={},
-      features='pool',  # what is evaluated: a decoder, a target, '': mean token
+      features='pool',  # evaluated: a decoder's output, '': the mean token
+      panel=dict(split='', examples=6),  # of the report; '': data.split
     )
   )
   config.lock()
@@ -139,6 +142,7 @@ def debug(config: ConfigDict) -> None:
     spec = target.representation
     if isinstance(spec, ConfigDict) and spec.kind == 'text':
       spec.update(variant='', width=32, depth=1, heads=2, hidden=64)
+  config.panel.split = 'test'
   config.evals = ConfigDict(
     dict(knn=dict(kind='knn', train='train', test='test', label='label', k=5))
   )

@@ -43,20 +43,16 @@ class Boltzmann(nn.Module):
   smoothing: float = 0.0
   symmetric: bool = False
 
-  @nn.compact
+  def setup(self):
+    start = jnp.float32(np.log(1 / self.temperature))
+    if self.learned:
+      self.logit_scale = self.param('logit_scale', lambda _: start)
+
   def __call__(self, z: Represented, prediction: Array) -> Likelihood:
     """prediction [B, D] -> [B] and {'top1': share of the valid predicted}."""
     own = z.candidates is None
-    candidates = z.value if own else z.candidates
     index = jnp.arange(len(prediction)) if own else z.index
-    prediction = prediction.astype(jnp.float32)
-    candidates = candidates.astype(jnp.float32)
-    if self.normalize:
-      prediction, candidates = _unit(prediction), _unit(candidates)
-    logits = self.scale() * jnp.einsum(
-      'bd,md->bm', prediction, candidates, precision=jax.lax.Precision.HIGHEST
-    )
-    logits = logits if z.bias is None else logits + z.bias
+    logits = self.logits(z, prediction)
     if own:
       # A sample without a target is nobody's negative.
       logits = jnp.where(z.valid, logits, -1e9)
@@ -67,13 +63,23 @@ class Boltzmann(nn.Module):
       nll = 0.5 * (nll + self._cross_entropy(back.T, index))
     return nll, {'top1': top1}
 
+  def logits(self, z: Represented, prediction: Array) -> Array:
+    """zhat . z / tau for every candidate: float32 [B, M]."""
+    candidates = z.value if z.candidates is None else z.candidates
+    prediction = prediction.astype(jnp.float32)
+    candidates = candidates.astype(jnp.float32)
+    if self.normalize:
+      prediction, candidates = _unit(prediction), _unit(candidates)
+    logits = self.scale() * jnp.einsum(
+      'bd,md->bm', prediction, candidates, precision=jax.lax.Precision.HIGHEST
+    )
+    return logits if z.bias is None else logits + z.bias
+
   def scale(self) -> Array:
     """1 / tau."""
-    start = float(np.log(1 / self.temperature))
     if not self.learned:
       return jnp.float32(1 / self.temperature)
-    log_scale = self.param('logit_scale', lambda _: jnp.float32(start))
-    return jnp.exp(jnp.minimum(log_scale, np.log(100.0)))
+    return jnp.exp(jnp.minimum(self.logit_scale, np.log(100.0)))
 
   def _cross_entropy(self, logits: Array, index: Array) -> Array:
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, index)

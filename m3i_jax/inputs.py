@@ -146,9 +146,9 @@ def block_mask(key: jax.Array, grid: int, count: int) -> jax.Array:
 
   Rectangles of area uniform in [min block, cells still to cover] and
   log-uniform aspect 0.3..1/0.3 are laid at random; one that covers no new cell
-  or too many is drawn again, up to ten times in a row. What is then missing is filled with
-  random cells, as in SiameseIM. The smallest block is BEiT's 16 of 196 cells,
-  scaled to the grid.
+  or too many is drawn again, up to ten times in a row. What is then missing is
+  filled with random cells, as in SiameseIM. The smallest block is BEiT's 16 of
+  196 cells, scaled to the grid.
   """
   smallest = max(1, round(16 * grid**2 / 196))
   index = np.arange(grid)

@@ -61,6 +61,10 @@ class Target(nn.Module):
     """zhat_y from the decoder's output."""
     return decoded if self.predictor is None else self.predictor(decoded)
 
+  def logits(self, z: Represented, prediction: Array) -> Array:
+    """Of a Boltzmann target, for every candidate: float32 [B, M]."""
+    return self.distribution.logits(z, prediction)
+
   def __call__(self, z: Represented, prediction: Array):
     """- log P(z | prediction), mean over valid samples; and measurements."""
     z, penalty = self.regularizer(z, prediction)
@@ -149,11 +153,17 @@ class Objective(nn.Module):
   ) -> Represented:
     """z_y as component `component` of each input is asked for it."""
     z = z.of(component)
-    cells = self._hidden(sample, self.targets[name], component)
+    cells = self.hidden(name, sample, component)
     if cells is None:
       return z
     return z.replace(
       value=jnp.take_along_axis(z.value, cells[..., None], axis=1)
+    )
+
+  def hidden(self, name: str, sample: Sample, component: int) -> Array | None:
+    """int32 [B, Q], the cells asked of a component; None for all."""
+    return _queries(
+      self.input, self.targets[name], sample.mixed, component
     )
 
   def group_loss(self, z_x: dict, sample: Sample, group: str):
@@ -197,8 +207,12 @@ class Objective(nn.Module):
     return row.head(self.decoders[row.decoder](tokens))
 
   def embed(self, y: Array, target: str) -> Array:
-    """z_y of labels or texts alone, such as class names: float32 [B, D]."""
+    """z_y of texts alone, such as class names: float32 [B, D]."""
     return self.targets[target].encode(y).value
+
+  def logits(self, z: Represented, prediction: Array, target: str) -> Array:
+    """How a target scores predictions [B, D] against candidates: [B, M]."""
+    return self.targets[target].logits(z, prediction)
 
   @property
   def groups(self) -> tuple[str, ...]:
@@ -262,18 +276,20 @@ class Objective(nn.Module):
     if component == 1:
       # The second image of input n is picture n XOR 1, with its own crops.
       x, y = jax.tree.map(neighbour, (x, y))
-    queries = self._hidden(sample, target, component)
+    queries = _queries(self.input, target, sample.mixed, component)
     return own, Frame.between(round(count**0.5), x, y, cells, queries)
 
-  def _hidden(self, sample: Sample, target: Target, component: int):
-    """int32 [B, Q], the cells that the component does not own; None for all."""
-    cells, mask = sample.mixed.cells, sample.mixed.mask
-    if target.group == 'sp' or target.cells == 'all' or cells is None:
-      return None
-    visible = mask if component == 0 else ~mask
-    hidden = mask.shape[-1] - self.input.owned(mask.shape[-1])
-    order = jnp.argsort(visible, axis=-1, stable=True)
-    return order[:, :hidden].astype(jnp.int32)
+
+def _queries(
+  input_: Input, target: Target, mixed: Mixed, component: int
+) -> Array | None:
+  """The cells that the component does not own, in raster order."""
+  cells = mixed.mask.shape[-1]
+  if target.group == 'sp' or target.cells == 'all' or mixed.cells is None:
+    return None
+  visible = mixed.mask if component == 0 else ~mixed.mask
+  order = jnp.argsort(visible, axis=-1, stable=True)
+  return order[:, : cells - input_.owned(cells)].astype(jnp.int32)
 
 
 def loss_and_gradient(

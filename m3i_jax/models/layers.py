@@ -73,15 +73,19 @@ class Attention(nn.Module):
 
   heads: int
   dtype: Dtype = jnp.float32
-  init: Callable = nn.initializers.xavier_uniform()
+  kernel_init: Callable = nn.initializers.xavier_uniform()
 
   @nn.compact
   def __call__(self, x: Array, mask: Array | None = None) -> Array:
     b, n, width = x.shape
-    dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=self.init)
-    qkv = dense(3 * width, name='qkv')(x)
-    qkv = qkv.reshape(b, n, 3, self.heads, width // self.heads)
-    q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+    dense = functools.partial(
+      nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init
+    )
+    # Split, not index: the gradient is then one concatenation.
+    q, k, v = (
+      y.reshape(b, n, self.heads, width // self.heads)
+      for y in jnp.split(dense(3 * width, name='qkv')(x), 3, axis=-1)
+    )
     if mask is not None:
       mask = mask[:, None, None, :]
     y = jax.nn.dot_product_attention(q, k, v, mask=mask)
@@ -93,11 +97,13 @@ class Mlp(nn.Module):
 
   hidden: int
   dtype: Dtype = jnp.float32
-  init: Callable = nn.initializers.xavier_uniform()
+  kernel_init: Callable = nn.initializers.xavier_uniform()
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=self.init)
+    dense = functools.partial(
+      nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init
+    )
     y = nn.gelu(dense(self.hidden, name='fc1')(x), approximate=False)
     return dense(x.shape[-1], name='fc2')(y)
 
@@ -115,15 +121,15 @@ class Block(nn.Module):
   eps: float = 1e-6
   drop_path: bool = False
   dtype: Dtype = jnp.float32
-  init: Callable = nn.initializers.xavier_uniform()
+  kernel_init: Callable = nn.initializers.xavier_uniform()
 
   @nn.compact
   def __call__(
     self, x: Array, drop: Array, mask: Array | None
   ) -> tuple[Array, None]:
     norm = functools.partial(LayerNorm, self.eps)
-    attn = Attention(self.heads, self.dtype, self.init, name='attn')
-    mlp = Mlp(self.hidden, self.dtype, self.init, name='mlp')
+    attn = Attention(self.heads, self.dtype, self.kernel_init, name='attn')
+    mlp = Mlp(self.hidden, self.dtype, self.kernel_init, name='mlp')
     norm1, norm2 = norm(name='norm1'), norm(name='norm2')
     x = batch_sharded(x)
     if self.post_norm:
@@ -163,7 +169,7 @@ class Blocks(nn.Module):
   unroll: int = 1
   remat: str = 'none'
   dtype: Dtype = jnp.float32
-  init: Callable = nn.initializers.xavier_uniform()
+  kernel_init: Callable = nn.initializers.xavier_uniform()
 
   @nn.compact
   def __call__(
@@ -187,7 +193,7 @@ class Blocks(nn.Module):
       self.eps,
       train and self.drop_path > 0,
       self.dtype,
-      self.init,
+      self.kernel_init,
       name='layers',
     )
     rates = np.linspace(self.drop_path * self.uniform, self.drop_path,

@@ -63,7 +63,7 @@ class TextTower(nn.Module):
       unroll=self.unroll,
       remat=self.remat,
       dtype=self.dtype,
-      init=init,
+      kernel_init=init,
       name='blocks',
     )(x, real)
     x = x.astype(jnp.float32)

@@ -1,0 +1,77 @@
+"""Pre-train a vision backbone with every kind of supervision at once.
+
+  python -m m3i_jax.main --config=configs/emoji.py --workdir=runs/emoji
+
+FILE:ARG picks a variant of a config; every config has `debug`: drawn shapes, a
+tiny model, five steps. Any value can be given on the command line:
+
+  --config=configs/vitb.py:debug --config.batch_size=64 --config.seed=1
+  --config.total_steps=1000 --config.optimizer.learning_rate=3e-4
+
+m3i_jax/config.py lists the keys. The same line again goes on from the newest
+checkpoint in the workdir. Exit codes: 0 the run is complete, 2 a mistake that
+the printed line explains, 75 stopped by SIGTERM and saved (run it again).
+"""
+
+import os
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from m3i_jax.errors import UserError
+
+STOPPED = 75  # EX_TEMPFAIL: try again later
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'FILE[:ARG] of the run, such as configs/emoji.py:debug'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'directory of the run: checkpoints, metrics, report'
+)
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Reads the flags; a mistake is one line and exit code 2."""
+  try:
+    rest = flags.FLAGS(argv)
+    if '--help' not in argv and '--helpfull' not in argv:
+      for flag in ('config', 'workdir'):
+        if flags.FLAGS[flag].value is None:
+          raise UserError(f'--{flag} is missing; see --help')
+    if rest[1:]:
+      raise UserError(f'unknown argument {rest[1]!r}; see --help')
+    return rest
+  except SystemExit:
+    raise
+  except Exception as error:  # config files may raise anything
+    fail(error)
+
+
+def fail(error: BaseException) -> None:
+  """Prints an error as one line and leaves with 2."""
+  line = ' '.join(str(error).split()) or type(error).__name__
+  print(f'm3i_jax: {line}', file=sys.stderr)
+  sys.exit(2)
+
+
+def main(_) -> None:
+  # Imports and devices only now: a mistyped flag is answered at once.
+  import jax
+
+  from m3i_jax import checkpoint, train
+
+  cache = os.environ.get('JAX_COMPILATION_CACHE_DIR')
+  cache = cache or os.path.expanduser('~/.cache/m3i_jax')
+  jax.config.update('jax_compilation_cache_dir', cache)
+  logging.set_verbosity(logging.WARNING)
+  try:
+    checkpoint.initialize_distributed()
+    complete = train.train(_CONFIG.value, _WORKDIR.value)
+  except UserError as error:
+    fail(error)
+  sys.exit(0 if complete else STOPPED)
+
+
+if __name__ == '__main__':
+  app.run(main, flags_parser=parse)

@@ -1,0 +1,215 @@
+"""A trained objective on show: encoders for the evaluators, and the panel."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from m3i_jax import sharding, views
+from m3i_jax.data import pipeline, sources
+from m3i_jax.data.tokenizer import Tokenizer
+from m3i_jax.objective import Objective, Sample
+from m3i_jax.panel import Panel
+from m3i_jax.representations import Represented
+from m3i_jax.step import TrainState
+
+CAPTIONS = 1000  # at most, that a picture of the panel can be taken for
+SHOWN = 4  # likeliest names
+
+
+class Encoders:
+  """Jitted once, for any parameters of one objective."""
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    objective: Objective,
+    tokenizer: Tokenizer | None,
+    mesh: Mesh,
+  ):
+    self.config, self.objective = config, objective
+    self.tokenizer = tokenizer
+    words = [
+      name
+      for name, target in objective.targets.items()
+      if target.of == 'text' and target.predictor is None
+    ]
+    self.text = words[0] if words else ''
+    feature = config.features if config.features in objective.decoders else ''
+    whole = sharding.replicated(mesh)
+    self._image = jax.jit(
+      lambda params, image: objective.apply(
+        {'params': params}, image, feature, method='pooled'
+      ),
+      out_shardings=whole,
+    )
+    self._text = jax.jit(
+      lambda params, tokens: objective.apply(
+        {'params': params}, tokens, self.text, method='embed'
+      ),
+      out_shardings=whole,
+    )
+    # Pictures and captions can be compared where the text target does it.
+    self._same = bool(self.text) and (
+      objective.targets[self.text].decoder == feature
+    )
+
+  def of(self, params) -> tuple[Callable, Callable | None]:
+    """(pictures -> features, texts -> features), as `EncodedFeatures` asks."""
+    image = lambda pictures: self._image(params, pictures)
+    if not self._same:
+      return image, None
+    return image, lambda texts: self._text(params, self.tokens(texts))
+
+  def tokens(self, texts: list[str]) -> np.ndarray:
+    length = self.config.data.text_length
+    return np.stack([self.tokenizer.encode(text, length) for text in texts])
+
+  def panel(
+    self, state: TrainState, source: sources.Source, recipe: pipeline.Recipe
+  ) -> Panel:
+    """A few examples: the views, mask and mix, and each target's answer."""
+    count = self.config.panel.examples
+    count += count % 2  # neighbours are mixed
+    rows = [
+      pipeline.sample(source, self.config.seed, position, recipe)
+      for position in range(count)
+    ]
+    batch = jax.tree.map(lambda *x: np.stack(x), *rows)
+    records = [source[int(i)] for i in batch.pop('record')]
+    batch.pop('replaced')
+    sample, answers = jax.device_get(
+      jax.jit(self._answers)(state.params, state.ema, batch)
+    )
+    captions = [r['text'][0] if r['text'] else '' for r in records]
+    labels = [_name(source.classes, r['label']) for r in records]
+    truth = {'label': labels, 'text': captions}
+    choices = {
+      'label': list(source.classes),
+      'text': self._captions(source, captions) if self.tokenizer else [],
+    }
+    targets = {}
+    for name, target in self.objective.targets.items():
+      for c in target.components:
+        key = name if len(target.components) == 1 else f'{name} {c + 1}'
+        z, prediction, cells = answers[name][c]
+        if target.group == 'ssp':
+          targets[key] = self._dense(target, z, prediction, cells, c, sample)
+        else:
+          probabilities = self._probabilities(
+            state.params, name, z, prediction, choices[target.of]
+          )
+          targets[key] = dict(
+            kind='category' if target.of == 'label' else 'text',
+            asked=_neighbours(truth[target.of], c),
+            predicted=[_best(choices[target.of], p) for p in probabilities],
+            component=c,
+          )
+    return self._picture(sample, targets)
+
+  def _answers(self, params, ema, batch):
+    """The sample, and {target: {component: (z, zhat, cells)}}."""
+    objective = self.objective
+    apply = objective.apply
+    sample = objective.sample(
+      batch,
+      lambda images: apply({'params': ema}, images, method='encode_views'),
+      jax.random.key(self.config.seed),
+    )
+    z_x = apply({'params': params}, sample.mixed, False, method='encode')
+    answers = {}
+    for group in objective.groups:
+      predicted = apply(
+        {'params': params}, z_x, sample, group, method='predict'
+      )
+      z = apply({'params': params}, sample, group, method='represent')
+      for name, by_component in predicted.items():
+        answers[name] = {
+          c: (
+            objective.asked(name, z[name], sample, c),
+            prediction,
+            objective.hidden(name, sample, c),
+          )
+          for c, prediction in by_component.items()
+        }
+    return sample, answers
+
+  def _dense(self, target, z, prediction, cells, component, sample: Sample):
+    count = sample.mixed.mask.shape[-1]
+    if cells is None:
+      cells = np.tile(np.arange(count), (len(prediction), 1))
+    kind = 'dense' if target.representation.reads == 'features' else 'pixels'
+    asked = z.value
+    if kind == 'pixels':
+      image = sample.views[target.of].image
+      if component:
+        image = _neighbours(image, 1)
+      true = views.patches(image, self.objective.encoder.patch)
+      true = np.take_along_axis(true, cells[..., None], axis=1)
+      asked, prediction = true, self._drawn(prediction, true, target)
+    return dict(
+      kind=kind, asked=np.asarray(asked), predicted=np.asarray(prediction),
+      cells=np.asarray(cells), component=component, of=target.of,
+    )  # fmt: skip
+
+  def _drawn(self, prediction, true, target) -> np.ndarray:
+    """Predicted patches as colours: the true patch's statistics put back."""
+    colours = prediction.reshape(*prediction.shape[:-1], -1, 3)
+    if target.representation.normalize:
+      scaled = views.normalize(true.reshape(colours.shape))
+      flat = np.asarray(scaled).reshape(prediction.shape)
+      mean, std = flat.mean(-1, keepdims=True), flat.std(-1, keepdims=True)
+      colours = (prediction * std + mean).reshape(colours.shape)
+    return np.asarray(views.denormalize(colours)).reshape(prediction.shape)
+
+  def _probabilities(self, params, name, z, prediction, choices):
+    if self.objective.targets[name].of == 'text':
+      # The captions of the split instead of those of the batch.
+      candidates = self._text(params, self.tokens(choices))
+      z = Represented(None, z.valid, candidates)
+    logits = self.objective.apply(
+      {'params': params}, z, prediction, name, method='logits'
+    )
+    return np.asarray(jax.nn.softmax(logits))
+
+  def _captions(self, source, needed: list[str]) -> list[str]:
+    found = dict.fromkeys(needed)
+    for index in range(min(len(source), CAPTIONS)):
+      found |= dict.fromkeys(source[index]['text'][:1])
+    return list(found)
+
+  def _picture(self, sample: Sample, targets: dict) -> Panel:
+    x = sample.mixed
+    grid = round(x.mask.shape[-1] ** 0.5)
+    mixed = np.asarray(views.denormalize(x.image))
+    if self.objective.input.mask and self.objective.input.images == 1:
+      patch = self.objective.encoder.patch
+      shown = views.patches(mixed, patch)
+      shown = np.where(x.mask[..., None], shown, 0.86)
+      mixed = views.unpatches(shown, patch)
+    masked = bool(self.objective.input.mask)
+    return Panel(
+      views={name: np.asarray(v.image) for name, v in sample.views.items()},
+      mixed=mixed if masked else None,
+      mask=x.mask.reshape(-1, grid, grid) if masked else None,
+      targets=targets,
+    )
+
+
+def _neighbours(values, component: int):
+  """values of the first image, or of its neighbour n XOR 1."""
+  order = [n ^ component for n in range(len(values))]
+  if isinstance(values, list):
+    return [values[n] for n in order]
+  return values[np.array(order)]
+
+
+def _name(classes, label: int) -> str:
+  return classes[label] if 0 <= label < len(classes) else '-'
+
+
+def _best(names: list[str], probabilities: np.ndarray):
+  best = np.argsort(-probabilities)[:SHOWN]
+  return [(names[i], float(probabilities[i])) for i in best]

@@ -1,0 +1,400 @@
+"""A run: data, state, loop, evaluations, checkpoints, report."""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from m3i_jax import build, evals, metrics, report, sharding, showcase, step
+from m3i_jax import config as schema
+from m3i_jax.checkpoint import Checkpoints
+from m3i_jax.data import pipeline, sources, tokenizer
+from m3i_jax.errors import UserError
+from m3i_jax.objective import Objective, zero_batch
+from m3i_jax.optim import momentum
+
+
+@dataclasses.dataclass
+class Data:
+  """Where the pictures come from, and how their texts become tokens."""
+
+  source: sources.Source
+  tokenizer: tokenizer.Tokenizer | None
+  recipe: pipeline.Recipe | None = None
+
+  @classmethod
+  def open(cls, config: ConfigDict, workdir: Path) -> 'Data':
+    """Opens the source; reads, or trains and keeps, the tokenizer."""
+    source = open_split(config, config.data.split)
+    if not config.data.text:
+      return cls(source, None)
+    return cls(source, _tokenizer(config, source, workdir))
+
+  def batches(
+    self, config: ConfigDict, start: int, rows: np.ndarray
+  ) -> Iterator[dict[str, Any]]:
+    """The global batches' local rows from step `start` to the last."""
+    return pipeline.loader(
+      self.source,
+      self.recipe,
+      seed=config.seed,
+      batch_size=config.batch_size,
+      start_step=start,
+      stop_step=config.total_steps,
+      local=rows,
+      threads=config.data.threads or None,
+      workers=config.data.workers,
+    )
+
+
+def open_split(config: ConfigDict, split: str) -> sources.Source:
+  """A split of the config's data set."""
+  c = config.data
+  fields = sources.Fields(c.image, c.label, c.text, c.tags, c.id)
+  return sources.open_source(c.source, split, fields)
+
+
+def train(config: ConfigDict, workdir: str) -> bool:
+  """Trains, or goes on, to the last step; True when the run is complete.
+
+  Raises:
+    UserError: anything that the user can mend, before the first step.
+  """
+  schema.check(config, jax.device_count())
+  mesh = sharding.make_mesh(**config.mesh)
+  build.build(config, classes=1, vocabulary=1)  # its mistakes come first
+  run = build.evaluators(config), build.optimizer(config)
+  workdir = claim(config, Path(workdir))
+  data = Data.open(config, workdir)
+  objective = build.build(
+    config,
+    len(data.source.classes),
+    data.tokenizer.vocab_size if data.tokenizer else 0,
+  )
+  data.recipe = _recipe(config, objective, data)
+  with jax.set_mesh(mesh):
+    return _Run(config, workdir, mesh, data, objective, *run).go()
+
+
+class _Run:
+  """One process's part of a run; `go` reads from top to bottom."""
+
+  def __init__(
+    self, config, workdir, mesh, data, objective: Objective, evaluators,
+    optimizer,
+  ):  # fmt: skip
+    self.config, self.workdir, self.mesh = config, workdir, mesh
+    self.data, self.objective, self.evaluators = data, objective, evaluators
+    self.optimizer = optimizer.build(config.total_steps)
+    self.rate = optimizer.schedule(config.total_steps)
+    self.batch_sharding = sharding.batch_sharding(mesh)
+    self.seen = showcase.Encoders(config, objective, data.tokenizer, mesh)
+    self.features = None
+
+  def go(self) -> bool:
+    config = self.config
+    checkpoints = Checkpoints(
+      self.workdir, config.checkpoint_every, config.keep
+    )
+    start, state = self.first_state(checkpoints)
+    writer = metrics.Writer(self.workdir)
+    writer.truncate(start)
+    bar = metrics.Progress(config.total_steps, start)
+    rows = sharding.local_rows(self.batch_sharding, config.batch_size)
+    batches = self.data.batches(config, start, rows)
+    log = _Log(config, writer, bar, self.rate)
+    if start < config.total_steps:
+      first = next(batches)
+      train_step = self.compile(state, first, bar)
+    for number in range(start, config.total_steps):
+      batch = first if number == start else log.waiting(lambda: next(batches))
+      log.replaced(batch.pop('replaced'), batch.pop('record'))
+      batch = sharding.put(batch, self.batch_sharding, config.batch_size)
+      with jax.transfer_guard('disallow'):
+        state, measured = train_step(state, batch)
+      done = number + 1
+      log.step(done, measured)
+      checkpoints.save(done, state, schema.as_json(config))
+      if checkpoints.reached_preemption(done):
+        log.flush()
+        bar.print(f'stopped by a signal; step {done} is saved')
+        checkpoints.close()
+        return False
+      if config.eval_every and done % config.eval_every == 0:
+        log.flush()
+        if done < config.total_steps:
+          log.pause(lambda s=state, d=done: self.evaluate(s, d, writer, bar))
+    log.flush()
+    checkpoints.save(
+      config.total_steps, state, schema.as_json(config), force=True
+    )
+    checkpoints.wait()
+    bar.close()
+    self.finish(state, writer)
+    writer.close()
+    checkpoints.close()
+    return True
+
+  def first_state(self, checkpoints: Checkpoints):
+    """(steps done, state): the newest checkpoint's, or a fresh one."""
+    init = lambda: step.init_state(
+      self.objective, self.optimizer, self.config.seed, self.shapes()
+    )
+    abstract = jax.eval_shape(init)
+    shardings = sharding.state_shardings(self.mesh, abstract)
+    if checkpoints.latest_step() is None:
+      return 0, jax.jit(init, out_shardings=shardings)()
+    return checkpoints.restore(
+      jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        abstract,
+        shardings,
+      )
+    )
+
+  def shapes(self) -> dict:
+    length = self.config.data.text_length if self.data.tokenizer else 0
+    return zero_batch(
+      2, self.config.image_size, self.objective.view_letters, length
+    )
+
+  def compile(self, state, batch: dict, bar: metrics.Progress):
+    """The train step, compiled for this state and these batches."""
+    batch = {k: v for k, v in batch.items() if k not in ('replaced', 'record')}
+    batch = sharding.put(batch, self.batch_sharding, self.config.batch_size)
+    begun = time.monotonic()
+    mu = momentum(**self.config.ema, total_steps=self.config.total_steps)
+    train_step = step.make_train_step(
+      self.objective, self.optimizer, mu, self.config.seed
+    )
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    compiled = (
+      jax.jit(
+        train_step,
+        donate_argnums=0,
+        out_shardings=(shardings, sharding.replicated(self.mesh)),
+      )
+      .lower(state, batch)
+      .compile()
+    )
+    seconds = time.monotonic() - begun
+    size = sum(x.size for x in jax.tree.leaves(state.params))
+    bar.print(
+      f'{size / 1e6:.2f} M parameters, {jax.device_count()} '
+      f'{jax.devices()[0].device_kind} device(s), step compiled in '
+      f'{seconds:.0f} s'
+    )
+    return compiled
+
+  def evaluate(self, state, done: int, writer, bar) -> None:
+    """Writes and shows what the evaluators say of the online encoder."""
+    scores = self.scores(state.params)
+    writer.write(done, {f'eval/{k}': v for k, v in scores.items()})
+    told = ', '.join(
+      f'{k.replace("/top1", "").replace("_", " ")} {v:.1f}'
+      for k, v in scores.items()
+      if k.endswith('top1')
+    )
+    bar.print(f'step {done}: {told}' if told else f'step {done}: no evaluators')
+
+  def scores(self, params) -> dict[str, float]:
+    """The evaluators' metrics in percent for these parameters."""
+    encode = self.seen.of(params)
+    if self.features is None:
+      self.features = evals.EncodedFeatures(
+        *encode, lambda split: open_split(self.config, split),
+        self.config.image_size, min(256, self.config.batch_size),
+      )  # fmt: skip
+    return evals.evaluate(
+      self.evaluators, self.features.with_encoders(*encode)
+    )
+
+  def finish(self, state, writer) -> None:
+    """The final table and the report, on process 0."""
+    config = self.config
+    rows = {}
+    if self.evaluators:
+      _, fresh = self.first_state(_Nothing())
+      rows['raw pixels'] = evals.evaluate(
+        self.evaluators,
+        evals.PixelFeatures(lambda split: open_split(config, split)),
+      )
+      rows['untrained'] = self.scores(fresh.params)
+      rows['trained'] = self.scores(state.params)
+      writer.write(
+        config.total_steps,
+        {f'eval/{k}': v for k, v in rows['trained'].items()},
+      )
+      if state.ema:
+        rows['EMA'] = self.scores(state.params | state.ema)
+    panel = self.seen.panel(
+      state,
+      open_split(config, config.panel.split or config.data.split),
+      self.data.recipe,
+    )
+    if jax.process_index():
+      return
+    if rows:
+      print(evals.table(rows))
+      for name, line in evals.explain(self.evaluators).items():
+        print(f'  {name.replace("_", " ")}: {line}')
+    path = report.write_report(
+      self.workdir,
+      metrics.read(self.workdir),
+      rows,
+      panel,
+      json.dumps(schema.as_json(config), indent=2),
+      f'm3i_jax: {self.workdir.name}',
+      evals.explain(self.evaluators),
+    )
+    print(f'report: {path}')
+
+
+class _Nothing:
+  """No checkpoints: the state is a fresh one."""
+
+  def latest_step(self) -> None:
+    return None
+
+
+class _Log:
+  """Reads a step's metrics after the next step is on its way."""
+
+  def __init__(self, config, writer, bar, rate):
+    self.config, self.writer, self.bar, self.rate = config, writer, bar, rate
+    self.pending = None
+    self.bad = 0
+    self._restart()
+
+  def _restart(self):
+    self.begun, self.steps, self.waited = time.perf_counter(), 0, 0.0
+
+  def waiting(self, load):
+    """load(), its time counted as waiting for input."""
+    begun = time.perf_counter()
+    result = load()
+    self.waited += time.perf_counter() - begun
+    return result
+
+  def pause(self, work) -> None:
+    """work(), its time not counted as training."""
+    work()
+    self._restart()
+
+  def replaced(self, replaced: np.ndarray, record: np.ndarray) -> None:
+    self.bad += int(replaced.sum())
+
+  def step(self, done: int, measured: dict[str, jax.Array]) -> None:
+    """Takes the metrics of step `done`; tells those of the step before."""
+    before, self.pending = self.pending, (done, measured)
+    if before:
+      self._tell(*before)
+
+  def flush(self) -> None:
+    if self.pending:
+      self._tell(*self.pending)
+    self.pending = None
+
+  def _tell(self, done: int, measured) -> None:
+    # One step is computed while this one is read: the device never waits.
+    jax.block_until_ready(measured['loss'])
+    self.steps += 1
+    if done % self.config.log_every and done != self.config.total_steps:
+      self.bar.update(done)
+      return
+    row = {k: float(v) for k, v in jax.device_get(measured).items()}
+    seconds = (time.perf_counter() - self.begun) / self.steps
+    row |= {
+      'learning_rate': float(self.rate(done - 1)),
+      'step_ms': 1e3 * seconds,
+      'images_per_s': self.config.batch_size / seconds,
+      'input_wait_percent': 100 * self.waited / (self.steps * seconds),
+      'replaced_pictures': self.bad,
+    }
+    self.writer.write(done, row)
+    self.bar.update(
+      done, f'loss {row["loss"]:.3f}, {row["images_per_s"]:.0f} images/s'
+    )
+    terms = [k for k, v in row.items() if not np.isfinite(v)]
+    if terms:
+      raise UserError(
+        f'step {done}: {", ".join(sorted(terms))} not finite; lower '
+        'config.optimizer.learning_rate or set config.optimizer.clip, then '
+        'go on from the last checkpoint'
+      )
+    self._restart()
+
+
+def claim(config: ConfigDict, workdir: Path) -> Path:
+  """Makes the run's directory, or checks that it is this run's.
+
+  Raises:
+    UserError: it cannot be written, or holds a run of another config.
+  """
+  path = workdir / 'config.json'
+  new = schema.as_json(config)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+      changed = schema.differences(json.loads(path.read_text()), new)
+      if changed:
+        raise UserError(
+          f'{workdir} holds a run of another config ({"; ".join(changed)}): '
+          'name another --workdir, or go on with the config of that run'
+        )
+    _write(path, json.dumps(new, indent=2).encode())
+  except OSError as error:
+    raise UserError(
+      f'cannot write to --workdir {workdir} ({error.strerror}): name a '
+      'directory that can be written'
+    ) from error
+  return workdir
+
+
+def _tokenizer(config, source, workdir: Path) -> tokenizer.Tokenizer:
+  """The named tokenizer, the run's own, or one trained on the captions."""
+  kept = workdir / 'tokenizer.model'
+  if config.data.tokenizer:
+    path = Path(config.data.tokenizer)
+    if not path.exists():
+      raise UserError(
+        f'config.data.tokenizer={path} does not exist: name a SentencePiece '
+        "model, or '' to train one on the captions"
+      )
+    return tokenizer.Tokenizer(path.read_bytes())
+  if not kept.exists():
+    texts = set()
+    for index in range(len(source)):
+      record = source[index]
+      texts |= {*record['text'], *record['tags']}
+    model = tokenizer.train_tokenizer(sorted(texts), config.data.vocabulary)
+    _write(kept, model)
+  return tokenizer.Tokenizer(kept.read_bytes())
+
+
+def _recipe(config, objective: Objective, data: Data) -> pipeline.Recipe:
+  words = None
+  if objective.reading('text'):
+    c = config.data
+    words = pipeline.Text(
+      data.tokenizer, c.text_length, c.tags_probability, c.max_tags
+    )
+  return pipeline.Recipe(
+    build.crops(config, objective.view_letters),
+    label=bool(objective.reading('label')),
+    text=words,
+  )
+
+
+def _write(path: Path, content: bytes) -> None:
+  """Atomic: a reader sees the old file or the new one."""
+  unfinished = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+  unfinished.write_bytes(content)
+  os.replace(unfinished, path)
