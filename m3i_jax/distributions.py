@@ -53,14 +53,14 @@ class Boltzmann(nn.Module):
     own = z.candidates is None
     index = jnp.arange(len(prediction)) if own else z.index
     logits = self.logits(z, prediction)
-    if own:
-      # A sample without a target is nobody's negative.
-      logits = jnp.where(z.valid, logits, -1e9)
+    # A sample without a target is nobody's negative.
+    real = z.valid if own else jnp.ones(logits.shape[1], bool)
+    logits = jnp.where(real, logits, -1e9)
     top1 = _mean(logits.argmax(-1) == index, z.valid)
-    nll = self._cross_entropy(logits, index)
+    nll = self._cross_entropy(logits, index, real)
     if self.symmetric:
-      back = jnp.where(z.valid[:, None], logits, -1e9)
-      nll = 0.5 * (nll + self._cross_entropy(back.T, index))
+      back = jnp.where(real[:, None], logits, -1e9)
+      nll = 0.5 * (nll + self._cross_entropy(back.T, index, real))
     return nll, {'top1': top1}
 
   def logits(self, z: Represented, prediction: Array) -> Array:
@@ -81,11 +81,11 @@ class Boltzmann(nn.Module):
       return jnp.float32(1 / self.temperature)
     return jnp.exp(jnp.minimum(self.logit_scale, np.log(100.0)))
 
-  def _cross_entropy(self, logits: Array, index: Array) -> Array:
+  def _cross_entropy(self, logits: Array, index: Array, real: Array) -> Array:
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, index)
     if not self.smoothing:
       return loss
-    spread = -jax.nn.log_softmax(logits).mean(-1)
+    spread = -jax.vmap(_mean, (0, None))(jax.nn.log_softmax(logits), real)
     return (1 - self.smoothing) * loss + self.smoothing * spread
 
 

@@ -1,0 +1,101 @@
+"""A small M3I with all of its targets, which the tests of the core share.
+
+Every width differs from the others, so that no two axes can be confused.
+"""
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from m3i_jax import build, config, objective
+
+CLASSES, VOCABULARY = 7, 50
+SIDE, PATCH, GRID, CELLS, OWNED = 32, 8, 4, 16, 8
+
+FEATURE = dict(
+  representation='dense',
+  decoder='dense',
+  distribution='gaussian',
+  regularizer='stop_gradient',
+)
+CATEGORY = dict(
+  of='label',
+  representation='category',
+  decoder='pool',
+  predictor='layer_norm',
+  distribution=dict(kind='boltzmann', smoothing=0.1),
+  regularizer='negatives',
+)
+TEXT = dict(
+  of='text',
+  representation=dict(kind='text', width=20, depth=1, heads=2, hidden=36),
+  decoder='pool',
+  distribution=dict(
+    kind='boltzmann',
+    temperature=0.07,
+    learned=True,
+    normalize=True,
+    symmetric=True,
+  ),
+  regularizer='negatives',
+)
+M3I = dict(
+  intra=dict(of='a', components=(0,), cells='hidden', **FEATURE),
+  inter=dict(of='b', components=(1,), cells='all', **FEATURE),
+  category=CATEGORY | dict(components=(0, 1)),
+  text=TEXT | dict(components=(0, 1)),
+)
+
+
+def small_config(targets: dict = M3I, **input_: object) -> ConfigDict:
+  """A config of the given targets; `input_` changes the mix."""
+  c = config.default()
+  c.update(batch_size=8, total_steps=10, image_size=SIDE)
+  c.data.update(source='synthetic:16', label='label', text='caption')
+  c.views.a.update(blur=1.0)
+  c.views.b.update(blur=0.1, solarize=0.2)
+  c.input.update(dict(images=2, mask=0.5) | input_)
+  c.model.update(
+    variant='', width=32, depth=2, heads=2, hidden=64, patch=PATCH
+  )
+  c.model.dtype = 'float32'
+  every = dict(
+    dense=dict(kind='dense', width=24, depth=1, heads=2, hidden=40),
+    pool=dict(kind='pool', out=20, heads=4),
+  )
+  used = {row['decoder'] for row in targets.values()}
+  c.decoders = {k: v for k, v in every.items() if k in used}
+  c.targets = targets
+  return c
+
+
+def small_objective(c: ConfigDict | None = None) -> objective.Objective:
+  return build.build(c or small_config(), CLASSES, VOCABULARY)
+
+
+def draw_batch(seed: int = 0, size: int = 8) -> dict:
+  """Noise with overlapping crops; one record lacks its label, one its text."""
+  rng = np.random.default_rng(seed)
+
+  def view():
+    extent = rng.uniform(0.4, 0.9, (size, 2))
+    corner = rng.uniform(0, 1, (size, 2)) * (1 - extent)
+    return {
+      'image': rng.integers(0, 256, (size, SIDE, SIDE, 3), np.uint8),
+      'box': np.concatenate([corner, extent], 1).astype(np.float32),
+      'flip': rng.random(size) < 0.5,
+    }
+
+  label = rng.integers(0, CLASSES, size).astype(np.int32)
+  text = rng.integers(1, VOCABULARY, (size, 6)).astype(np.int32)
+  text *= np.arange(6) < rng.integers(2, 7, (size, 1))
+  label[3], text[5] = -1, 0
+  return {'a': view(), 'b': view(), 'label': label, 'text': text}
+
+
+def perturbed(params, seed: int = 0, size: float = 0.1):
+  """The parameters and seeded noise, so that none is zero or one."""
+  leaves, tree = jax.tree.flatten(params)
+  rng = np.random.default_rng(seed)
+  noise = [size * rng.standard_normal(x.shape, np.float32) for x in leaves]
+  return tree.unflatten([x + n for x, n in zip(leaves, noise, strict=True)])
