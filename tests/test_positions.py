@@ -92,7 +92,7 @@ def test_golden_code_from_fractions_of_the_picture(golden):
   code = positions.relative_sincos(
     *golden_arguments(golden, golden['image_hw']), grid=4, width=32
   )
-  np.testing.assert_allclose(code, golden['code'], atol=5e-5, rtol=0)
+  np.testing.assert_allclose(code, golden['code'], atol=1e-5, rtol=0)
 
 
 def test_200_pairs_lie_where_the_pixels_say():
