@@ -52,8 +52,8 @@ def augment(view: View, colour: Colour, key: jax.Array) -> View:
   image = view.image
   if image.dtype == jnp.uint8:
     image = image.astype(jnp.float32) / 255.0
+  key, order_key = jax.random.split(key)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(image)))
-  order_key = jax.random.fold_in(key, len(image))
   k = jax.vmap(lambda k: jax.random.split(k, 4))(keys)
   if colour.jitter:
     image = _sometimes(
@@ -178,5 +178,5 @@ def _uniform(keys: jax.Array, low: float, high: float) -> jax.Array:
 
 def _sometimes(changed, image, probability, keys):
   """`changed` for the pictures that a coin of the given probability picks."""
-  coin = jax.vmap(lambda k: jax.random.bernoulli(k, probability))(keys)
+  coin = jax.vmap(lambda k: jax.random.uniform(k) < probability)(keys)
   return jnp.where(_per_picture(coin), changed, image)
