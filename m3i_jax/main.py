@@ -14,6 +14,7 @@ the printed line explains, 75 stopped by SIGTERM and saved (run it again).
 """
 
 import os
+import re
 import sys
 
 from absl import app, flags, logging
@@ -35,20 +36,37 @@ def parse(argv: list[str]) -> list[str]:
   """Reads the flags; a mistake is one line and exit code 2."""
   try:
     rest = flags.FLAGS(argv)
-    if '--help' not in argv and '--helpfull' not in argv:
+    if not any(flag.startswith('--help') for flag in argv):
       for flag in ('config', 'workdir'):
         if flags.FLAGS[flag].value is None:
           raise UserError(f'--{flag} is missing; see --help')
+      _ = _CONFIG.value.seed  # a file that cannot be loaded says so here
     if rest[1:]:
       raise UserError(f'unknown argument {rest[1]!r}; see --help')
     return rest
-  except SystemExit:
-    raise
   except Exception as error:  # config files may raise anything
-    fail(error)
+    fail(explain(error, argv))
 
 
-def fail(error: BaseException) -> None:
+def explain(error: Exception, argv: list[str]) -> str:
+  """What went wrong in the flags, as one line."""
+  if isinstance(error, KeyError | AttributeError):
+    # ml_collections: the key in quotes, perhaps 'Did you mean "key" ...'.
+    key = re.search(r'\w+', str(error))[0]
+    near = re.search(r'Did you mean "(\w+)"', str(error))
+    flag = next((f.partition('=')[0] for f in argv if key in f), key)
+    return f'{flag}: no such key in the config' + (
+      f', did you mean {near[1]!r}?' if near else ' file; add it there'
+    )
+  if isinstance(error, OSError) and 'Failed loading config' in str(error):
+    path = [f for f in argv if f.startswith('--config=')][-1]
+    return f'{path}: ' + str(error).splitlines()[-1].strip()
+  # Of a config file's own error, the last line of its traceback.
+  line = str(error).strip().splitlines()[-1]
+  return line.rpartition('UserError: ')[2]
+
+
+def fail(error: object) -> None:
   """Prints an error as one line and leaves with 2."""
   line = ' '.join(str(error).split()) or type(error).__name__
   print(f'm3i_jax: {line}', file=sys.stderr)

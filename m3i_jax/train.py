@@ -127,18 +127,17 @@ class _Run:
         bar.print(f'stopped by a signal; step {done} is saved')
         checkpoints.close()
         return False
-      if config.eval_every and done % config.eval_every == 0:
-        log.flush()
-        if done < config.total_steps:
-          log.pause(lambda s=state, d=done: self.evaluate(s, d, writer, bar))
-    log.flush()
+      if done == config.total_steps or (
+        config.eval_every and done % config.eval_every == 0
+      ):
+        log.flush(self.evaluate(state, done, log, bar))
     checkpoints.save(
       config.total_steps, state, schema.as_json(config), force=True
     )
     checkpoints.wait()
     bar.close()
-    self.finish(state, writer)
     writer.close()
+    self.finish(state)
     checkpoints.close()
     return True
 
@@ -193,19 +192,22 @@ class _Run:
     )
     return compiled
 
-  def evaluate(self, state, done: int, writer, bar) -> None:
-    """Writes and shows what the evaluators say of the online encoder."""
-    scores = self.scores(state.params)
-    writer.write(done, {f'eval/{k}': v for k, v in scores.items()})
-    told = ', '.join(
-      f'{k.replace("/top1", "").replace("_", " ")} {v:.1f}'
-      for k, v in scores.items()
-      if k.endswith('top1')
-    )
-    bar.print(f'step {done}: {told}' if told else f'step {done}: no evaluators')
+  def evaluate(self, state, done: int, log, bar) -> dict[str, float]:
+    """Shows what the evaluators say of the online encoder."""
+    scores = log.pause(lambda: self.scores(state.params))
+    if scores and done < self.config.total_steps:
+      told = (
+        f'{k.replace("/top1", "").replace("_", " ")} {v:.1f}'
+        for k, v in scores.items()
+        if k.endswith('top1')
+      )
+      bar.print(f'step {done}: {", ".join(told)}')
+    return {f'eval/{k}': v for k, v in scores.items()}
 
   def scores(self, params) -> dict[str, float]:
     """The evaluators' metrics in percent for these parameters."""
+    if not self.evaluators:
+      return {}
     encode = self.seen.of(params)
     if self.features is None:
       self.features = evals.EncodedFeatures(
@@ -216,7 +218,7 @@ class _Run:
       self.evaluators, self.features.with_encoders(*encode)
     )
 
-  def finish(self, state, writer) -> None:
+  def finish(self, state) -> None:
     """The final table and the report, on process 0."""
     config = self.config
     rows = {}
@@ -228,10 +230,6 @@ class _Run:
       )
       rows['untrained'] = self.scores(fresh.params)
       rows['trained'] = self.scores(state.params)
-      writer.write(
-        config.total_steps,
-        {f'eval/{k}': v for k, v in rows['trained'].items()},
-      )
       if state.ema:
         rows['EMA'] = self.scores(state.params | state.ema)
     panel = self.seen.panel(
@@ -283,10 +281,14 @@ class _Log:
     self.waited += time.perf_counter() - begun
     return result
 
-  def pause(self, work) -> None:
+  def pause(self, work):
     """work(), its time not counted as training."""
-    work()
-    self._restart()
+    if self.pending:
+      jax.block_until_ready(self.pending[1])
+    begun = time.perf_counter()
+    result = work()
+    self.begun += time.perf_counter() - begun
+    return result
 
   def replaced(self, replaced: np.ndarray, record: np.ndarray) -> None:
     self.bad += int(replaced.sum())
@@ -297,16 +299,17 @@ class _Log:
     if before:
       self._tell(*before)
 
-  def flush(self) -> None:
+  def flush(self, more: dict[str, float] | None = None) -> None:
+    """Tells the newest step now, and `more` of it."""
     if self.pending:
-      self._tell(*self.pending)
+      self._tell(*self.pending, more or {})
     self.pending = None
 
-  def _tell(self, done: int, measured) -> None:
+  def _tell(self, done: int, measured, more: dict | None = None) -> None:
     # One step is computed while this one is read: the device never waits.
     jax.block_until_ready(measured['loss'])
     self.steps += 1
-    if done % self.config.log_every and done != self.config.total_steps:
+    if done % self.config.log_every and more is None:
       self.bar.update(done)
       return
     row = {k: float(v) for k, v in jax.device_get(measured).items()}
@@ -318,7 +321,7 @@ class _Log:
       'input_wait_percent': 100 * self.waited / (self.steps * seconds),
       'replaced_pictures': self.bad,
     }
-    self.writer.write(done, row)
+    self.writer.write(done, row | (more or {}))
     self.bar.update(
       done, f'loss {row["loss"]:.3f}, {row["images_per_s"]:.0f} images/s'
     )
