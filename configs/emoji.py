@@ -4,11 +4,11 @@ Train: two vendors' drawings. Scored on the third vendor and on families of
 concepts that neither vendor trained on.
 """
 
-from m3i_jax import config as m3i
+from m3i_jax import config, recipes
 
 
 def get_config(arg: str = ''):
-  c = m3i.default()
+  c = config.default()
   c.batch_size = 64
   c.total_steps = 2400
   c.eval_every = 600
@@ -29,34 +29,10 @@ def get_config(arg: str = ''):
   c.decoders.dense = dict(kind='dense', width=64, depth=2, heads=4, hidden=256)
   c.decoders.pool = dict(kind='pool', out=128, heads=4)
 
-  feature = dict(
-    representation='dense',
-    decoder='dense',
-    distribution='gaussian',
-    regularizer='stop_gradient',
-  )
-  c.targets.intra = dict(of='a', components=(0,), cells='hidden', **feature)
-  c.targets.inter = dict(of='b', components=(1,), cells='all', **feature)
-  c.targets.category = dict(
-    of='label',
-    representation='category',
-    decoder='pool',
-    predictor='layer_norm',
-    distribution=dict(kind='boltzmann', smoothing=0.1),
-    regularizer='negatives',
-    components=(0, 1),
-  )
-  c.targets.text = dict(
-    of='text',
-    representation=dict(kind='text', variant='mini', pool='mean'),
-    decoder='pool',
-    distribution=dict(
-      kind='boltzmann', temperature=0.07, learned=True, normalize=True,
-      symmetric=True,
-    ),  # fmt: skip
-    regularizer='negatives',
-    components=(0, 1),
-  )
+  c.targets.intra = recipes.dense('a', component=0, cells='hidden')
+  c.targets.inter = recipes.dense('b', component=1)
+  c.targets.category = recipes.category((0, 1))
+  c.targets.text = recipes.text((0, 1), variant='mini', pool='mean')
   c.balance = dict(kind='gradient_norm', gamma=4.0, decay=0.99)
   c.optimizer.update(learning_rate=2e-3, warmup=0.05, weight_decay=0.05)
   c.ema = dict(start=0.99, end=1.0)
@@ -77,4 +53,4 @@ def get_config(arg: str = ''):
     ),
   )
   c.panel.split = 'vendor'
-  return m3i.variant(c, arg)
+  return config.variant(c, arg)
