@@ -77,10 +77,14 @@ def build(
   )
   input_ = make(Input, config.input, 'config.input')
   input_.owned((config.image_size // theta.patch) ** 2)
+  specs = {
+    name: _spec(spec, f'config.decoders.{name}')
+    for name, spec in config.decoders.items()
+  }
   # What a decoder's output must be as wide as; the pools say it themselves.
   widths = {
-    name: spec.get('out', 0 if spec.get('kind') == 'dense' else theta.width)
-    for name, spec in config.decoders.items()
+    name: spec.get('out', 0 if spec['kind'] == 'dense' else theta.width)
+    for name, spec in specs.items()
   }
   given = inherited | dict(classes=classes, vocabulary=vocabulary)
   targets = {}
@@ -93,7 +97,7 @@ def build(
       DECODERS, dict(spec) | {'out': widths[name]}, f'config.decoders.{name}',
       inherited,
     )
-    for name, spec in config.decoders.items()
+    for name, spec in specs.items()
   }  # fmt: skip
   return objective.Objective(
     input=input_,

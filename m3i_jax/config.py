@@ -131,6 +131,10 @@ def debug(config: ConfigDict) -> None:
     variant='', width=32, depth=2, heads=2, hidden=64, patch=patch
   )
   config.model.dtype = 'float32'
+  config.decoders = {
+    name: dict(kind=spec) if isinstance(spec, str) else spec
+    for name, spec in config.decoders.items()
+  }
   for decoder in config.decoders.values():
     small = dict(heads=2)
     if decoder.kind == 'dense':

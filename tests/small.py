@@ -47,13 +47,22 @@ M3I = dict(
 )
 
 
-def small_config(targets: dict = M3I, **input_: object) -> ConfigDict:
-  """A config of the given targets; `input_` changes the mix."""
+def small_config(
+  targets: dict = M3I, colours: bool = False, **input_: object
+) -> ConfigDict:
+  """A config of the given targets; `input_` changes the mix.
+
+  Colours cost most of the time to compile, so they are off unless asked for.
+  """
   c = config.default()
   c.update(batch_size=8, total_steps=10, image_size=SIDE)
   c.data.update(source='synthetic:16', label='label', text='caption')
-  c.views.a.update(blur=1.0)
-  c.views.b.update(blur=0.1, solarize=0.2)
+  if colours:
+    c.views.a.update(blur=1.0)
+    c.views.b.update(blur=0.1, solarize=0.2)
+  else:
+    for view in c.views.values():
+      view.update(jitter=0.0, gray=0.0)
   c.input.update(dict(images=2, mask=0.5) | input_)
   c.model.update(
     variant='', width=32, depth=2, heads=2, hidden=64, patch=PATCH
