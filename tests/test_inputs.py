@@ -14,9 +14,9 @@ from m3i_jax.inputs import Input
 
 KEY = jax.random.key(0)
 MIX = Input(images=2, mask=0.5, pattern='random')
-
-
 SAMPLES = 2000
+
+sample = jax.jit(Input.sample, static_argnums=(0, 2))
 
 
 @functools.cache
@@ -30,9 +30,6 @@ def masks(make, grid, count, seed=0):
   keys = jax.random.split(jax.random.key(seed), SAMPLES)
   drawn = np.asarray(generator(make, grid)(keys, count))
   return drawn.reshape(SAMPLES, grid, grid)
-
-
-sample = jax.jit(Input.sample, static_argnums=(0, 2))
 
 
 def beit_mask(rng, grid, count, smallest):
