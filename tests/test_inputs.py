@@ -179,9 +179,8 @@ def test_cells_come_by_owner(seed):
     np.testing.assert_array_equal(cells[second], np.flatnonzero(~mask))
 
 
-@pytest.mark.parametrize('setting', [Input(mask=0.5), MIX])
-def test_a_pictures_mask_does_not_depend_on_the_batch(setting):
-  image = images(8, 8)
+def test_a_pictures_mask_does_not_depend_on_the_batch():
+  setting, image = Input(images=2, mask=0.5), images(8, 8)
   many = sample(setting, image, 2, KEY)
   few = sample(setting, image[:4], 2, KEY)
   for name in ('image', 'cells', 'mask'):

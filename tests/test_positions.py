@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,11 @@ import pytest
 from m3i_jax import positions
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'relative_position.npz'
+
+STATIC = ('grid', 'width')
+relative_sincos = jax.jit(positions.relative_sincos, static_argnames=STATIC)
+parts_of = jax.jit(positions.relative_sincos_parts, static_argnames=STATIC)
+rows_columns = jax.jit(positions.relative_rows_columns, static_argnums=5)
 
 
 @pytest.fixture(scope='module')
@@ -78,7 +84,7 @@ def reference_code(rows, columns, ratios, width):
 
 def test_golden_code_of_the_reference_implementation(golden):
   arguments = golden_arguments(golden, np.ones((12, 2)))
-  code = positions.relative_sincos(
+  code = relative_sincos(
     *arguments,
     golden['image_hw'][:, 1],
     grid=int(golden['grid']),
@@ -89,7 +95,7 @@ def test_golden_code_of_the_reference_implementation(golden):
 
 
 def test_golden_code_from_fractions_of_the_picture(golden):
-  code = positions.relative_sincos(
+  code = relative_sincos(
     *golden_arguments(golden, golden['image_hw']), grid=4, width=32
   )
   np.testing.assert_allclose(code, golden['code'], atol=1e-5, rtol=0)
@@ -99,12 +105,8 @@ def test_200_pairs_lie_where_the_pixels_say():
   grid, width = 6, 16
   size, boxes, flips = random_views(np.random.default_rng(0), 200)
   arguments = (boxes[0], flips[0], boxes[1], flips[1], size[:, 1])
-  rows, columns = map(
-    np.asarray, positions.relative_rows_columns(*arguments, grid)
-  )
-  code = np.asarray(
-    positions.relative_sincos(*arguments, grid=grid, width=width)
-  )
+  rows, columns = map(np.asarray, rows_columns(*arguments, grid))
+  code = np.asarray(relative_sincos(*arguments, grid=grid, width=width))
   assert {(a, b) for a, b in zip(*flips, strict=True)} == {
     (a, b) for a in (False, True) for b in (False, True)
   }
@@ -124,7 +126,7 @@ def test_200_pairs_lie_where_the_pixels_say():
 @pytest.mark.parametrize('flip', [False, True])
 def test_a_view_seen_from_itself_has_the_static_table(flip):
   box, grid, width = np.array([0.1, 0.3, 0.4, 0.5]), 5, 24
-  code = positions.relative_sincos(box, flip, box, flip, grid=grid, width=width)
+  code = relative_sincos(box, flip, box, flip, grid=grid, width=width)
   table = positions.grid_sincos(grid, width)
   assert code.shape == (25, 48) and table.shape == (25, 24)
   np.testing.assert_allclose(code[:, :width], table, atol=1e-5)
@@ -143,12 +145,10 @@ def test_parts_make_the_whole():
   grid, width = 4, 16
   size, boxes, flips = random_views(np.random.default_rng(1), 8)
   arguments = (boxes[0], flips[0], boxes[1], flips[1], size[:, 1])
-  parts = positions.relative_sincos_parts(*arguments, grid=grid, width=width)
+  parts = parts_of(*arguments, grid=grid, width=width)
   rows, columns, scale = map(np.asarray, parts)
   assert [p.shape for p in parts] == [(8, 4, 8), (8, 4, 8), (8, 16)]
-  code = np.asarray(
-    positions.relative_sincos(*arguments, grid=grid, width=width)
-  )
+  code = np.asarray(relative_sincos(*arguments, grid=grid, width=width))
   for cell in range(grid**2):
     r, c = divmod(cell, grid)
     whole = np.concatenate([rows[:, r], columns[:, c], scale], axis=-1)
@@ -159,13 +159,11 @@ def test_any_leading_axes_and_any_unit():
   _, boxes, flips = random_views(np.random.default_rng(2), 6)
   boxes = [(box / 600).astype(np.float32) for box in boxes]
   sizes = {'grid': 3, 'width': 8}
-  flat = positions.relative_sincos(
-    boxes[0], flips[0], boxes[1], flips[1], 1.5, **sizes
-  )
+  flat = relative_sincos(boxes[0], flips[0], boxes[1], flips[1], 1.5, **sizes)
   x, y = (box.reshape(2, 3, 4) for box in boxes)
   f_x, f_y = (flip.reshape(2, 3) for flip in flips)
-  nested = positions.relative_sincos(x, f_x, y, f_y, 1.5, **sizes)
+  nested = relative_sincos(x, f_x, y, f_y, 1.5, **sizes)
   assert nested.shape == (2, 3, 9, 16)
   np.testing.assert_allclose(nested.reshape(6, 9, 16), flat, atol=1e-6)
-  half = positions.relative_sincos(x / 2, f_x, y / 2, f_y, 0.75, **sizes)
+  half = relative_sincos(x / 2, f_x, y / 2, f_y, 0.75, **sizes)
   np.testing.assert_array_equal(half, nested)

@@ -10,7 +10,7 @@ import pytest
 from m3i_jax.models.text import VARIANTS, TextTower
 from tests import numpy_transformer as reference
 
-SIZES = dict(vocabulary=40, width=32, depth=3, heads=4, hidden=64, positions=12)
+SIZES = dict(vocabulary=40, width=32, depth=2, heads=4, hidden=64, positions=12)
 TEXT = np.array([[3, 9, 9, 17, 39, 1], [5, 2, 31, 0, 0, 0]], np.int32)
 
 

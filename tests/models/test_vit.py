@@ -13,7 +13,7 @@ from m3i_jax.models import backbone, layers, vit
 from tests.numpy_transformer import perturbed
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
-SMALL = dict(width=32, depth=3, heads=4, hidden=64, patch=4)
+SMALL = dict(width=32, depth=2, heads=4, hidden=64, patch=4)
 KEY = jax.random.key(0)
 # timm 1.0.31, all parameters without the classifier, at 224 pixels.
 TIMM_PARAMETERS = {
@@ -166,10 +166,7 @@ def test_scan_unrolled_and_remat_agree():
 
   gradient, tokens = outcome()
   largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient))
-  for fields in (
-    {'unroll': 3}, {'unroll': 8}, {'remat': 'full'},
-    {'remat': 'dots', 'unroll': 3},
-  ):  # fmt: skip
+  for fields in ({'unroll': 8}, {'remat': 'full'}, {'remat': 'dots'}):
     found, same = outcome(**fields)
     np.testing.assert_allclose(same, tokens, atol=1e-5, rtol=0)
     for a, b in zip(*map(jax.tree.leaves, (found, gradient)), strict=True):
