@@ -12,6 +12,11 @@ from m3i_jax.step import init_state, make_train_step
 from tests import small
 
 STEPS = 3
+# Compiling takes most of the time, and the code runs three steps.
+QUICK = {
+  'xla_backend_optimization_level': 0,
+  'xla_llvm_disable_expensive_passes': True,
+}
 
 
 class Run:
@@ -43,7 +48,7 @@ class Run:
     lowered = jax.jit(
       train_step, donate_argnums=0, out_shardings=out_step
     ).lower(state, batches[0])
-    self.text, self.step = lowered.as_text(), lowered.compile()
+    self.text, self.step = lowered.as_text(), lowered.compile(QUICK)
     self.states, self.metrics = [jax.device_get(state)], []
     for batch in batches:
       state, metrics = self.step(state, batch)
@@ -213,7 +218,14 @@ def test_no_decay_for_biases_norms_and_temperature(run):
   }  # fmt: skip
 
 
-@pytest.mark.parametrize('shape', [(2, 4), (1, 8), (8, 1)])
+@pytest.mark.parametrize(
+  'shape',
+  [
+    (2, 4),
+    pytest.param((1, 8), marks=pytest.mark.slow),
+    pytest.param((8, 1), marks=pytest.mark.slow),
+  ],
+)
 def test_no_mesh_changes_the_run(run, shape):
   """Same colours, masks and dropped paths: else the losses would be apart."""
   mesh = sharding.make_mesh(*shape)
