@@ -86,7 +86,11 @@ def build(
     name: spec.get('out', 0 if spec['kind'] == 'dense' else theta.width)
     for name, spec in specs.items()
   }
-  given = inherited | dict(classes=classes, vocabulary=vocabulary)
+  given = inherited | dict(
+    classes=classes,
+    vocabulary=vocabulary,
+    text_length=config.data.text_length,
+  )
   targets = {}
   for name, row in config.targets.items():
     where = f'config.targets.{name}'
@@ -197,6 +201,12 @@ def _target(row, where, widths, theta, given) -> objective.Target:
     raise UserError(
       f'{where} predicts the {z.reads}: name its field in '
       f'config.data.{z.reads}'
+    )
+  if z.reads == 'text' and given['text_length'] > z.positions:
+    raise UserError(
+      f'config.data.text_length={given["text_length"]} is more than the '
+      f'{z.positions} positions of {where}: lower it, or raise '
+      'representation.positions'
     )
   if (widths[decoder] or z.width) != z.width:
     raise UserError(

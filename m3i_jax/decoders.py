@@ -144,6 +144,7 @@ class AttentionPool(nn.Module):
     `mask`: bool [B, K], the tokens to pool; the same as pooling those alone.
     """
     del frame  # The category and the text of a picture do not depend on t.
+    tokens = layers.batch_sharded(tokens)
     b, n, width = tokens.shape
     weight = jnp.ones((b, n)) if mask is None else mask.astype(jnp.float32)
     mean = jnp.einsum('bn,bnd->bd', weight, tokens.astype(jnp.float32))
@@ -163,6 +164,7 @@ class AttentionPool(nn.Module):
     if mask is not None:
       mask = mask[:, None, None, :]
     pooled = jax.nn.dot_product_attention(q, k, v, mask=mask)
+    pooled = layers.batch_sharded(pooled)
     out = nn.Dense(
       self.out,
       dtype=self.dtype,

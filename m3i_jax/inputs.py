@@ -81,7 +81,12 @@ class Input:
         f'config.input.images=2 needs an even number of patches, not {cells}; '
         'choose another image size or patch size'
       )
-    return cells - round(self.mask * cells)
+    owned = cells - round(self.mask * cells)
+    if not owned:
+      raise UserError(
+        f'config.input.mask={self.mask} hides all of {cells} patches: lower it'
+      )
+    return owned
 
   def slice(self, component: int, cells: int) -> slice:
     """The tokens of image 0 or 1 in the encoder's output."""

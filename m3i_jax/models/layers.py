@@ -92,6 +92,17 @@ class Attention(nn.Module):
     return dense(width, name='proj')(y.reshape(b, n, width))
 
 
+def gelu(x: Array) -> Array:
+  """The exact GELU, x Phi(x), computed in float32.
+
+  By erf, as PyTorch does: jax.nn.gelu's erfc costs three times as much on a
+  CPU and differs by rounding alone.
+  """
+  y = x.astype(jnp.float32)
+  y = 0.5 * y * (1.0 + jax.lax.erf(y * np.float32(np.sqrt(0.5))))
+  return y.astype(x.dtype)
+
+
 class Mlp(nn.Module):
   """Two layers with the exact GELU between."""
 
@@ -104,7 +115,7 @@ class Mlp(nn.Module):
     dense = functools.partial(
       nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init
     )
-    y = nn.gelu(dense(self.hidden, name='fc1')(x), approximate=False)
+    y = gelu(dense(self.hidden, name='fc1')(x))
     return dense(x.shape[-1], name='fc2')(y)
 
 
