@@ -24,7 +24,7 @@ def get_config(arg: str = ''):
   c.input = dict(view='a', images=2, mask=0.5, pattern='block', hidden='drop')
   c.model.update(
     variant='', width=128, depth=4, heads=4, hidden=512, patch=12,
-    class_token=False, unroll=4, dtype='float32',
+    class_token=False, unroll=4, dtype='mixed',
   )  # fmt: skip
   c.decoders.dense = dict(kind='dense', width=64, depth=2, heads=4, hidden=256)
   c.decoders.pool = dict(kind='pool', out=128, heads=4)

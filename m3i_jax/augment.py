@@ -126,10 +126,15 @@ def hue(image: jax.Array, turn: jax.Array) -> jax.Array:
     jnp.where(value == g, 2.0 + (b - r) / safe, 4.0 + (r - g) / safe),
   )
   sector = sector + 6.0 * turn[:, None, None]
-  # Each channel is the value less the chroma times a trapezoid of the hue.
-  k = (np.array([5.0, 3.0, 1.0], np.float32) + sector[..., None]) % 6.0
-  trapezoid = jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
-  return value[..., None] - chroma[..., None] * trapezoid
+
+  def channel(offset: float) -> jax.Array:
+    # The value less the chroma times a trapezoid of the hue.
+    k = sector + offset
+    k = k - 6.0 * jnp.floor(k / 6.0)
+    return value - chroma * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
+
+  # Plane by plane: operations along three channels are slow to vectorise.
+  return jnp.stack([channel(5.0), channel(3.0), channel(1.0)], axis=-1)
 
 
 def gaussian_blur(

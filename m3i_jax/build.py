@@ -257,11 +257,11 @@ def _part(cls, fields: Mapping[str, Any]):
 
 
 def _dtype(name: str):
-  if name not in ('float32', 'bfloat16'):
+  if name not in ('float32', 'bfloat16', 'mixed'):
     raise UserError(
-      f"config.model.dtype={name!r}: choose 'float32' or 'bfloat16'"
+      f"config.model.dtype={name!r}: choose 'float32', 'bfloat16' or 'mixed'"
     )
-  return jnp.dtype(name)
+  return name if name == 'mixed' else jnp.dtype(name)
 
 
 def _check_target(target: objective.Target, input_: Input, where: str) -> None:

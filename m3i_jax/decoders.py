@@ -68,15 +68,13 @@ class DenseDecoder(nn.Module):
   @nn.compact
   def __call__(self, tokens: Array, frame: Frame) -> Array:
     """tokens [B, K, D] -> float32 [B, Q, out]."""
-    init = nn.initializers.xavier_uniform()
-    dense = lambda width, name: nn.Dense(
-      width, dtype=self.dtype, kernel_init=init, name=name
-    )
+    dense = lambda width, name: layers.Dense(width, self.dtype, name=name)
+    dtype = layers.stream(self.dtype)
     x = dense(self.width, 'embed')(tokens)
-    place = positions.grid_sincos(frame.grid, self.width).astype(self.dtype)
+    place = positions.grid_sincos(frame.grid, self.width).astype(dtype)
     x = x + (place if frame.cells is None else place[frame.cells])
     queries = self._queries(frame)
-    x = jnp.concatenate([x, queries.astype(self.dtype)], axis=1)
+    x = jnp.concatenate([x, queries.astype(dtype)], axis=1)
     x = layers.Blocks(
       self.depth,
       self.heads,
@@ -152,12 +150,7 @@ class AttentionPool(nn.Module):
 
     def project(x, name):
       x = layers.LayerNorm(name=f'norm_{name}')(x)
-      x = nn.Dense(
-        width,
-        dtype=self.dtype,
-        kernel_init=nn.initializers.xavier_uniform(),
-        name=name,
-      )(x)
+      x = layers.Dense(width, self.dtype, name=name)(x)
       return x.reshape(b, -1, self.heads, width // self.heads)
 
     q, k, v = project(mean, 'q'), project(tokens, 'k'), project(tokens, 'v')
@@ -165,12 +158,7 @@ class AttentionPool(nn.Module):
       mask = mask[:, None, None, :]
     pooled = jax.nn.dot_product_attention(q, k, v, mask=mask)
     pooled = layers.batch_sharded(pooled)
-    out = nn.Dense(
-      self.out,
-      dtype=self.dtype,
-      kernel_init=nn.initializers.xavier_uniform(),
-      name='proj',
-    )
+    out = layers.Dense(self.out, self.dtype, name='proj')
     return out(pooled.reshape(b, width)).astype(jnp.float32)
 
 

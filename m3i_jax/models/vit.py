@@ -75,17 +75,18 @@ class ViT(nn.Module):
     if cells is not None:
       # Pixels are gathered before they are embedded: no gradient, no scatter.
       x = jnp.take_along_axis(x, cells[..., None], axis=1)
+    dtype = layers.stream(self.dtype)
     x = PatchEmbed(self.width, self.patch, self.dtype, name='patch_embed')(x)
     position, cls = self._positions(count)
     if cells is None:
-      x = x + position.astype(self.dtype)
+      x = x + position.astype(dtype)
     else:
-      x = x + position.astype(self.dtype)[cells]
+      x = x + position.astype(dtype)[cells]
     if self.class_token:
       token = self.param(
         'cls_token', nn.initializers.normal(0.02), (1, 1, self.width)
       )
-      token = (token + cls).astype(self.dtype)
+      token = (token + cls).astype(dtype)
       token = jnp.broadcast_to(token, (x.shape[0], 1, self.width))
       x = jnp.concatenate([token, x], axis=1)
     x = layers.Blocks(
@@ -145,5 +146,7 @@ class _Projection(nn.Module):
     shape = (self.patch, self.patch, 3, self.width)
     kernel = self.param('kernel', init, shape).reshape(-1, self.width)
     bias = self.param('bias', nn.initializers.zeros, (self.width,))
-    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-    return x @ kernel + bias
+    dtype = layers.stream(self.dtype)
+    return layers.product(x.astype(dtype), kernel, self.dtype) + bias.astype(
+      dtype
+    )
