@@ -11,7 +11,7 @@ def get_config(arg: str = ''):
   c = config.default()
   c.batch_size = 64
   c.total_steps = 2400
-  c.eval_every = 600
+  c.eval_every = 800
   c.checkpoint_every = 300
   c.data.update(
     source='emoji64', label='subgroup', text='caption', tags='keywords',

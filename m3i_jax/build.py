@@ -1,18 +1,13 @@
-"""From a config to the objects of the core; below this file goes no config.
-
-A spec is a kind, such as 'gaussian', or a mapping with `kind` and the fields of
-the class that the kind names.
-"""
+"""From a config to the objects of the core; below this file goes no config."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from m3i_jax import models, objective
+from m3i_jax import models, objective, specs
 from m3i_jax.augment import Colour
 from m3i_jax.balance import BALANCES
 from m3i_jax.data.pipeline import Crop
@@ -25,6 +20,7 @@ from m3i_jax.models import layers, text
 from m3i_jax.optim import Optimizer
 from m3i_jax.regularizers import REGULARIZERS
 from m3i_jax.representations import REPRESENTATIONS
+from m3i_jax.specs import choose, make
 
 PREDICTORS = {'layer_norm': layers.LayerNorm}
 _SIZES = ('width', 'depth', 'heads', 'hidden', 'patch')
@@ -35,11 +31,10 @@ def encoder(config: ConfigDict):
   fields = {k: v for k, v in config.model.items() if v or k not in _SIZES}
   name, variant = fields.pop('name'), fields.pop('variant')
   fields['dtype'] = _dtype(fields['dtype'])
-  if fields['remat'] not in layers.REMAT:
-    raise UserError(
-      f'config.model.remat={fields["remat"]!r}: choose from '
-      f'{", ".join(layers.REMAT)}'
-    )
+  _one_of(fields['remat'], tuple(layers.REMAT), 'config.model.remat')
+  _one_of(
+    fields['positions'], ('sincos', 'learned'), 'config.model.positions'
+  )
   missing = [size for size in _SIZES if not variant and size not in fields]
   if missing:
     raise UserError(
@@ -51,11 +46,7 @@ def encoder(config: ConfigDict):
       f'config.image_size={config.image_size} is no multiple of the patch '
       f'side {backbone.patch}: choose another size or config.model.patch'
     )
-  if backbone.width % backbone.heads:
-    raise UserError(
-      f'config.model.width={backbone.width} is no multiple of '
-      f'heads={backbone.heads}'
-    )
+  _divides(backbone.heads, backbone.width, 'config.model.heads')
   return backbone
 
 
@@ -76,15 +67,16 @@ def build(
     dtype=theta.dtype, unroll=config.model.unroll, remat=config.model.remat
   )
   input_ = make(Input, config.input, 'config.input')
+  _one_of(input_.view, tuple(config.views), 'config.input.view')
   input_.owned((config.image_size // theta.patch) ** 2)
-  specs = {
-    name: _spec(spec, f'config.decoders.{name}')
+  wanted = {
+    name: specs.normal(spec, f'config.decoders.{name}')
     for name, spec in config.decoders.items()
   }
   # What a decoder's output must be as wide as; the pools say it themselves.
   widths = {
     name: spec.get('out', 0 if spec['kind'] == 'dense' else theta.width)
-    for name, spec in specs.items()
+    for name, spec in wanted.items()
   }
   given = inherited | dict(
     classes=classes,
@@ -101,8 +93,10 @@ def build(
       DECODERS, dict(spec) | {'out': widths[name]}, f'config.decoders.{name}',
       inherited,
     )
-    for name, spec in specs.items()
+    for name, spec in wanted.items()
   }  # fmt: skip
+  for name, decoder in decoders.items():
+    _check_decoder(name, decoder, theta, targets)
   return objective.Objective(
     input=input_,
     encoder=theta,
@@ -134,49 +128,6 @@ def evaluators(config: ConfigDict) -> dict[str, Any]:
   }
 
 
-def make(cls, fields: Mapping[str, Any], where: str, known: Mapping = {}):  # noqa: B006
-  """cls(**fields), with what cls takes of `known` where fields are silent.
-
-  Raises:
-    UserError: a field that cls does not have, with the nearest that it has.
-  """
-  names = [
-    f.name
-    for f in dataclasses.fields(cls)
-    if f.init and f.name not in ('parent', 'name')
-  ]
-  for key in fields:
-    if key not in names:
-      near = difflib.get_close_matches(key, names, 1)
-      hint = f'did you mean {near[0]!r}?' if near else f'it has {names}'
-      raise UserError(f'{where} has no key {key!r}: {hint}')
-  fields = {k: v for k, v in known.items() if k in names} | dict(fields)
-  missing = [
-    f.name
-    for f in dataclasses.fields(cls)
-    if f.name in names
-    and f.name not in fields
-    and f.default is dataclasses.MISSING
-    and f.default_factory is dataclasses.MISSING
-  ]
-  if missing:
-    raise UserError(f'{where}.{missing[0]} is missing')
-  return cls(**fields)
-
-
-def choose(kinds: Mapping[str, type], spec, where: str, known: Mapping = {}):  # noqa: B006
-  """The object that a spec names: 'kind' or {kind=..., field=...}."""
-  spec = dict(_spec(spec, where))
-  kind = spec.pop('kind')
-  if kind not in kinds:
-    near = difflib.get_close_matches(str(kind), kinds, 1)
-    hint = f'did you mean {near[0]!r}?' if near else ''
-    raise UserError(
-      f'{where}: no kind {kind!r}, choose from {", ".join(kinds)}. {hint}'
-    )
-  return make(kinds[kind], spec, where, known)
-
-
 def _target(row, where, widths, theta, given) -> objective.Target:
   """One row; sets the width of a dense decoder that has none yet."""
   row = dict(row)
@@ -189,7 +140,7 @@ def _target(row, where, widths, theta, given) -> objective.Target:
       f'{where}.decoder={decoder!r} is not in config.decoders: choose from '
       f'{", ".join(widths)}'
     )
-  spec = dict(_spec(row['representation'], f'{where}.representation'))
+  spec = dict(specs.normal(row['representation'], f'{where}.representation'))
   if variant := spec.pop('variant', ''):
     spec = _text_sizes(variant, where) | spec
   width = theta.width if spec['kind'] == 'dense' else widths[decoder]
@@ -232,14 +183,6 @@ def _target(row, where, widths, theta, given) -> objective.Target:
   return make(objective.Target, row | made, where)
 
 
-def _spec(spec, where: str) -> Mapping[str, Any]:
-  if isinstance(spec, str):
-    return {'kind': spec}
-  if 'kind' not in spec:
-    raise UserError(f'{where}.kind is missing')
-  return spec
-
-
 def _text_sizes(name: str, where: str) -> dict[str, int]:
   if name not in text.VARIANTS:
     raise UserError(
@@ -257,31 +200,72 @@ def _part(cls, fields: Mapping[str, Any]):
 
 
 def _dtype(name: str):
-  if name not in ('float32', 'bfloat16', 'mixed'):
-    raise UserError(
-      f"config.model.dtype={name!r}: choose 'float32', 'bfloat16' or 'mixed'"
-    )
+  _one_of(name, ('float32', 'bfloat16', 'mixed'), 'config.model.dtype')
   return name if name == 'mixed' else jnp.dtype(name)
+
+
+def _one_of(value: str, choices: tuple[str, ...], where: str) -> None:
+  if value not in choices:
+    raise UserError(f'{where}={value!r}: choose from {", ".join(choices)}')
+
+
+def _divides(part: int, whole: int, where: str) -> None:
+  if whole % part:
+    raise UserError(
+      f'{where}={part} does not divide the width {whole}: choose a divisor'
+    )
 
 
 def _check_target(target: objective.Target, input_: Input, where: str) -> None:
   reads = target.representation.reads
-  dense = reads in ('pixels', 'features')
-  if dense != (target.of in ('a', 'b')) or (
-    not dense and target.of != reads
+  dense = target.group == 'ssp'
+  _one_of(target.cells, ('all', 'hidden'), f'{where}.cells')
+  if dense != (reads in ('pixels', 'features')) or not (
+    dense or target.of == reads
   ):
     raise UserError(
       f'{where}.of={target.of!r} does not fit a representation of '
-      f'{"a view" if dense else "the " + reads}'
+      f'{"a view" if reads in ("pixels", "features") else "the " + reads}'
     )
-  if max(target.components) >= input_.images:
+  if not target.components or max(target.components) >= input_.images:
     raise UserError(
-      f'{where}.components={target.components}: config.input.images='
-      f'{input_.images}'
+      f'{where}.components={target.components}: name some of the '
+      f'config.input.images={input_.images} from 0'
     )
-  if target.cells == 'hidden' and not input_.mask:
+  if target.cells == 'hidden' and (
+    not input_.mask or target.of != input_.view
+  ):
     raise UserError(
-      f"{where}.cells='hidden' needs hidden cells: set config.input.mask"
+      f"{where}.cells='hidden' asks for hidden cells of the input view: set "
+      f"config.input.mask, and of={input_.view!r}, or cells='all'"
     )
-  if target.cells not in ('all', 'hidden'):
-    raise UserError(f"{where}.cells={target.cells!r}: 'all' or 'hidden'")
+  if getattr(target.distribution, 'symmetric', False) and reads != 'text':
+    raise UserError(
+      f'{where}.distribution.symmetric needs the batch as candidates, as a '
+      'text target has'
+    )
+  if reads == 'text':
+    _one_of(
+      target.representation.pool, ('cls', 'mean'),
+      f'{where}.representation.pool',
+    )  # fmt: skip
+    _divides(
+      target.representation.heads, target.representation.width,
+      f'{where}.representation.heads',
+    )  # fmt: skip
+
+
+def _check_decoder(name: str, decoder, theta, targets) -> None:
+  where = f'config.decoders.{name}'
+  dense = hasattr(decoder, 'width')
+  for row, target in targets.items():
+    if target.decoder == name and dense != (target.group == 'ssp'):
+      raise UserError(
+        f'config.targets.{row}.decoder={name!r}: views need a dense decoder, '
+        'category and text a pool'
+      )
+  width = decoder.width if dense else theta.width
+  _divides(decoder.heads, width, f'{where}.heads')
+  if dense:
+    if width % 4:
+      raise UserError(f'{where}.width={width} must be a multiple of 4')

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from m3i_jax.errors import UserError
+
 Schedule = Callable[[jax.Array], jax.Array]
 
 
@@ -81,10 +83,15 @@ def _freeze(prefixes: tuple[str, ...]) -> optax.GradientTransformation:
     return optax.identity()
 
   def frozen(tree):
-    def rule(path, _):
-      name = '/'.join(str(k.key) for k in path)
-      return name.startswith(prefixes)
-
-    return jax.tree_util.tree_map_with_path(rule, tree)
+    names = jax.tree_util.tree_map_with_path(
+      lambda path, _: '/'.join(str(k.key) for k in path), tree
+    )
+    for prefix in prefixes:
+      if not any(x.startswith(prefix) for x in jax.tree.leaves(names)):
+        raise UserError(
+          f'config.optimizer.freeze: no parameter begins with {prefix!r}; '
+          f'they begin with {", ".join(tree)}'
+        )
+    return jax.tree.map(lambda name: name.startswith(prefixes), names)
 
   return optax.masked(optax.set_to_zero(), frozen)

@@ -121,6 +121,8 @@ class _Run:
         state, measured = train_step(state, batch)
       done = number + 1
       log.step(done, measured)
+      if done % config.checkpoint_every == 0:
+        log.flush()  # so that what is not finite is never saved
       checkpoints.save(done, state, schema.as_json(config))
       if checkpoints.reached_preemption(done):
         log.flush()

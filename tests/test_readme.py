@@ -1,0 +1,28 @@
+"""What the README says in code runs as it stands."""
+
+import pathlib
+import re
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text()
+
+
+def test_the_notebook_snippet_runs(monkeypatch):
+  monkeypatch.syspath_prepend(str(ROOT))
+  (code,) = re.findall(r'```python\n(.*?)```', README, re.S)
+  names: dict = {}
+  exec(code, names)
+  assert int(names['state'].step) == 1
+  assert np.isfinite(float(names['metrics']['loss']))
+  assert names['features'].shape == (16, 32)
+
+
+def test_paths_and_configs_named_exist():
+  for path in re.findall(r'\]\(([\w./]+)\)', README):
+    assert (ROOT / path).exists(), path
+  for path in re.findall(r'configs/\w+\.py|launch/\w+\.sh', README):
+    assert (ROOT / path).exists(), path
+  configs = {p.name for p in (ROOT / 'configs').glob('*.py')}
+  assert configs == set(re.findall(r'`configs/(\w+\.py)`', README))
