@@ -37,7 +37,8 @@ def get_config(arg: str = ''):
   c.optimizer.update(learning_rate=2e-3, warmup=0.05, weight_decay=0.05)
   c.ema = dict(start=0.99, end=1.0)
 
-  knn, probe = dict(kind='knn', train='train'), dict(kind='probe', train='train')
+  knn = dict(kind='knn', train='train')
+  probe = dict(kind='probe', train='train')
   c.evals = dict(
     concept_1nn=dict(knn, test='vendor', label='concept', k=1),
     group_knn=dict(knn, test='heldout', label='group'),

@@ -14,7 +14,7 @@ EMOJI = '--config=configs/emoji.py:debug'
 
 
 def command(*args: str) -> subprocess.CompletedProcess:
-  env = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+  env = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
   return subprocess.run(
     [sys.executable, '-m', 'm3i_jax.main', *args],
     cwd=ROOT,

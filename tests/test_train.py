@@ -19,7 +19,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def start(config: str, workdir, *args: str) -> subprocess.Popen:
-  env = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+  quick = '--xla_backend_optimization_level=0'  # to compile
+  env = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': quick}
   return subprocess.Popen(
     [
       sys.executable, '-m', 'm3i_jax.main', f'--config=configs/{config}',
