@@ -10,8 +10,8 @@ from m3i_jax import config, recipes
 def get_config(arg: str = ''):
   c = config.default()
   c.batch_size = 64
-  c.total_steps = 2400
-  c.eval_every = 800
+  c.total_steps = 2600
+  c.eval_every = 650
   c.checkpoint_every = 300
   c.data.update(
     source='emoji64', label='subgroup', text='caption', tags='keywords',
