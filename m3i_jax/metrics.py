@@ -156,6 +156,86 @@ class Progress:
     )
 
 
+class StepLog:
+  """Reads a step's metrics after the next step is on its way.
+
+  rate: step -> learning rate. batch_size: B. every: steps between two rows.
+  """
+
+  def __init__(
+    self, writer: Writer, bar: Progress, rate, batch_size: int, every: int
+  ):
+    self.writer, self.bar, self.rate = writer, bar, rate
+    self.batch_size, self.every = batch_size, every
+    self.pending = None
+    self.bad = 0
+    self._restart()
+
+  def _restart(self):
+    self.begun, self.steps, self.waited = time.perf_counter(), 0, 0.0
+
+  def waiting(self, load):
+    """load(), its time counted as waiting for input."""
+    begun = time.perf_counter()
+    result = load()
+    self.waited += time.perf_counter() - begun
+    return result
+
+  def pause(self, work):
+    """work(), its time not counted as training."""
+    if self.pending:
+      jax.block_until_ready(self.pending[1])
+    begun = time.perf_counter()
+    result = work()
+    self.begun += time.perf_counter() - begun
+    return result
+
+  def replaced(self, count: int) -> None:
+    """Counts pictures that could not be read."""
+    self.bad += int(count)
+
+  def step(self, done: int, measured: dict[str, jax.Array]) -> None:
+    """Takes the metrics of step `done`; tells those of the step before."""
+    before, self.pending = self.pending, (done, measured)
+    if before:
+      self._tell(*before)
+
+  def flush(self, more: dict[str, float] | None = None) -> None:
+    """Tells the newest step now, and `more` of it."""
+    if self.pending:
+      self._tell(*self.pending, more or {})
+    self.pending = None
+
+  def _tell(self, done: int, measured, more: dict | None = None) -> None:
+    # One step is computed while this one is read: the device never waits.
+    jax.block_until_ready(measured['loss'])
+    self.steps += 1
+    if done % self.every and more is None:
+      self.bar.update(done)
+      return
+    row = {k: float(v) for k, v in jax.device_get(measured).items()}
+    seconds = (time.perf_counter() - self.begun) / self.steps
+    row |= {
+      'learning_rate': float(self.rate(done - 1)),
+      'step_ms': 1e3 * seconds,
+      'images_per_s': self.batch_size / seconds,
+      'input_wait_percent': 100 * self.waited / (self.steps * seconds),
+      'replaced_pictures': self.bad,
+    }
+    self.writer.write(done, row | (more or {}))
+    self.bar.update(
+      done, f'loss {row["loss"]:.3f}, {row["images_per_s"]:.0f} images/s'
+    )
+    terms = [k for k, v in row.items() if not math.isfinite(v)]
+    if terms:
+      raise UserError(
+        f'step {done}: {", ".join(sorted(terms))} not finite; lower '
+        'config.optimizer.learning_rate or set config.optimizer.clip, then '
+        'go on from the last checkpoint'
+      )
+    self._restart()
+
+
 def _scalar(value: Any) -> Any:
   """A Python number of a scalar array; anything else as it is."""
   return value.item() if hasattr(value, 'item') else value

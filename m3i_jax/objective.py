@@ -115,8 +115,11 @@ class Objective(nn.Module):
 
   def encode_views(self, images: list[Array]) -> list[Array]:
     """Tokens [B, L, D] of clean, whole views, in one pass."""
-    tokens = self.encoder(jnp.concatenate(images))['tokens']
-    return jnp.split(tokens, len(images))
+    # The views of a picture side by side: no picture leaves its shard.
+    both = jnp.stack(images, axis=1)
+    tokens = self.encoder(both.reshape(-1, *both.shape[2:]))['tokens']
+    tokens = tokens.reshape(*both.shape[:2], *tokens.shape[1:])
+    return [tokens[:, n] for n in range(len(images))]
 
   def predict(self, z_x: dict[str, Array], sample: Sample, group: str) -> dict:
     """zhat_y of every target of a group: {name: {component: zhat}}.

@@ -71,6 +71,7 @@ def train(config: ConfigDict, workdir: str) -> bool:
   mesh = sharding.make_mesh(**config.mesh)
   build.build(config, classes=1, vocabulary=1)  # its mistakes come first
   run = build.evaluators(config), build.optimizer(config)
+  check_splits(config, run[0])
   workdir = claim(config, Path(workdir))
   data = Data.open(config, workdir)
   objective = build.build(
@@ -99,6 +100,7 @@ class _Run:
     self.features = None
 
   def go(self) -> bool:
+    """From the first state to the report; False if a signal stopped it."""
     config = self.config
     checkpoints = Checkpoints(
       self.workdir, config.checkpoint_every, config.keep
@@ -109,13 +111,16 @@ class _Run:
     bar = metrics.Progress(config.total_steps, start)
     rows = sharding.local_rows(self.batch_sharding, config.batch_size)
     batches = self.data.batches(config, start, rows)
-    log = _Log(config, writer, bar, self.rate)
+    log = metrics.StepLog(
+      writer, bar, self.rate, config.batch_size, config.log_every
+    )
     if start < config.total_steps:
       first = next(batches)
       train_step = self.compile(state, first, bar)
     for number in range(start, config.total_steps):
       batch = first if number == start else log.waiting(lambda: next(batches))
-      log.replaced(batch.pop('replaced'), batch.pop('record'))
+      log.replaced(batch.pop('replaced').sum())
+      del batch['record']
       batch = sharding.put(batch, self.batch_sharding, config.batch_size)
       with jax.transfer_guard('disallow'):
         state, measured = train_step(state, batch)
@@ -264,77 +269,20 @@ class _Nothing:
     return None
 
 
-class _Log:
-  """Reads a step's metrics after the next step is on its way."""
+def check_splits(config: ConfigDict, evaluators: dict) -> None:
+  """Opens what evaluators and panel will need, before the first step.
 
-  def __init__(self, config, writer, bar, rate):
-    self.config, self.writer, self.bar, self.rate = config, writer, bar, rate
-    self.pending = None
-    self.bad = 0
-    self._restart()
-
-  def _restart(self):
-    self.begun, self.steps, self.waited = time.perf_counter(), 0, 0.0
-
-  def waiting(self, load):
-    """load(), its time counted as waiting for input."""
-    begun = time.perf_counter()
-    result = load()
-    self.waited += time.perf_counter() - begun
-    return result
-
-  def pause(self, work):
-    """work(), its time not counted as training."""
-    if self.pending:
-      jax.block_until_ready(self.pending[1])
-    begun = time.perf_counter()
-    result = work()
-    self.begun += time.perf_counter() - begun
-    return result
-
-  def replaced(self, replaced: np.ndarray, record: np.ndarray) -> None:
-    self.bad += int(replaced.sum())
-
-  def step(self, done: int, measured: dict[str, jax.Array]) -> None:
-    """Takes the metrics of step `done`; tells those of the step before."""
-    before, self.pending = self.pending, (done, measured)
-    if before:
-      self._tell(*before)
-
-  def flush(self, more: dict[str, float] | None = None) -> None:
-    """Tells the newest step now, and `more` of it."""
-    if self.pending:
-      self._tell(*self.pending, more or {})
-    self.pending = None
-
-  def _tell(self, done: int, measured, more: dict | None = None) -> None:
-    # One step is computed while this one is read: the device never waits.
-    jax.block_until_ready(measured['loss'])
-    self.steps += 1
-    if done % self.config.log_every and more is None:
-      self.bar.update(done)
-      return
-    row = {k: float(v) for k, v in jax.device_get(measured).items()}
-    seconds = (time.perf_counter() - self.begun) / self.steps
-    row |= {
-      'learning_rate': float(self.rate(done - 1)),
-      'step_ms': 1e3 * seconds,
-      'images_per_s': self.config.batch_size / seconds,
-      'input_wait_percent': 100 * self.waited / (self.steps * seconds),
-      'replaced_pictures': self.bad,
-    }
-    self.writer.write(done, row | (more or {}))
-    self.bar.update(
-      done, f'loss {row["loss"]:.3f}, {row["images_per_s"]:.0f} images/s'
-    )
-    terms = [k for k, v in row.items() if not np.isfinite(v)]
-    if terms:
-      raise UserError(
-        f'step {done}: {", ".join(sorted(terms))} not finite; lower '
-        'config.optimizer.learning_rate or set config.optimizer.clip, then '
-        'go on from the last checkpoint'
-      )
-    self._restart()
+  Raises:
+    UserError: a split or a field that the data set lacks.
+  """
+  needed = {config.panel.split or config.data.split: set()}
+  for evaluator in evaluators.values():
+    for split, field in evaluator.reads():
+      needed.setdefault(split, set()).add(field)
+  for split, fields in needed.items():
+    record = open_split(config, split)[0]
+    for field in fields:
+      evals.field_of(record, field, split)
 
 
 def claim(config: ConfigDict, workdir: Path) -> Path:

@@ -60,6 +60,8 @@ def test_unknown_variant(tmp_path):
     ('--config.data.source=/nowhere', "no prepared data set '/nowhere'"),
     ('--config.data.source=tfds:mnist', 'tfds build mnist'),
     ('--config.total_steps=0', 'must be positive'),
+    ('--config.evals.knn.test=tset', "cannot read split 'tset'"),
+    ('--config.evals.knn.label=lable', "no field 'lable'"),
     ('--config.mesh.fsdp=3', 'does not make 1 devices'),
     ('--config.targets.text.decoder=poole', "'poole' is not in"),
   ],

@@ -91,3 +91,38 @@ def test_a_terminal_gets_a_bar_that_starts_where_the_run_does():
   progress.close()
   shown = terminal.getvalue()
   assert '4/10' in shown and '10/10' in shown and 'a line\n' in shown
+
+
+def step_log(tmp_path, every=2):
+  writer = metrics.Writer(tmp_path)
+  bar = metrics.Progress(8, file=io.StringIO())
+  return metrics.StepLog(writer, bar, lambda step: 0.5 * step, 16, every)
+
+
+def test_a_step_is_told_when_the_next_is_on_its_way(tmp_path):
+  log = step_log(tmp_path)
+  for step in range(1, 5):
+    log.step(step, {'loss': jnp.float32(step)})
+  assert [row['step'] for row in metrics.read(tmp_path)] == [2]
+  log.flush({'eval/knn': 7.0})
+  rows = metrics.read(tmp_path)
+  assert [row['step'] for row in rows] == [2, 4]
+  assert rows[1]['eval/knn'] == 7.0 and rows[1]['learning_rate'] == 1.5
+  assert rows[1]['images_per_s'] == pytest.approx(16e3 / rows[1]['step_ms'])
+
+
+def test_what_is_not_finite_stops_the_run_by_name(tmp_path):
+  log = step_log(tmp_path, every=1)
+  log.step(1, {'loss': jnp.float32(1), 'loss/text': jnp.float32(np.inf)})
+  with pytest.raises(UserError, match='step 1: loss/text not finite'):
+    log.flush()
+  assert metrics.read(tmp_path)[0]['loss/text'] is None
+
+
+def test_unreadable_pictures_are_counted(tmp_path):
+  log = step_log(tmp_path, every=1)
+  log.replaced(2)
+  log.replaced(1)
+  log.step(1, {'loss': jnp.float32(1)})
+  log.flush()
+  assert metrics.read(tmp_path)[0]['replaced_pictures'] == 3

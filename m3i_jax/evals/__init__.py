@@ -8,7 +8,12 @@ evaluator is one more dataclass and one more row of `EVALUATORS`.
 from collections.abc import Mapping
 from typing import Protocol
 
-from m3i_jax.evals.features import EncodedFeatures, Features, PixelFeatures
+from m3i_jax.evals.features import (
+  EncodedFeatures,
+  Features,
+  PixelFeatures,
+  field_of,
+)
 from m3i_jax.evals.knn import Knn
 from m3i_jax.evals.probe import Probe
 from m3i_jax.evals.tables import markdown_table, table
@@ -16,7 +21,7 @@ from m3i_jax.evals.zeroshot import ZeroShot
 
 __all__ = [
   'EVALUATORS', 'EncodedFeatures', 'Evaluator', 'Features', 'Knn',
-  'PixelFeatures', 'Probe', 'ZeroShot', 'evaluate', 'explain',
+  'PixelFeatures', 'Probe', 'ZeroShot', 'evaluate', 'explain', 'field_of',
   'markdown_table', 'table',
 ]
 
@@ -29,6 +34,9 @@ class Evaluator(Protocol):
 
   def explain(self) -> str:
     """One sentence for the reader of a table."""
+
+  def reads(self) -> list[tuple[str, str]]:
+    """(split, field) pairs that must be there."""
 
 
 EVALUATORS = {'knn': Knn, 'probe': Probe, 'zeroshot': ZeroShot}

@@ -215,6 +215,12 @@ def labels_of(features: Features, splits: Splits, field: str) -> np.ndarray:
   return np.concatenate([features.labels(name, field) for name in names])
 
 
+def each(splits: Splits, *fields: str) -> list[tuple[str, str]]:
+  """(split, field) for every split and field."""
+  names = (splits,) if isinstance(splits, str) else splits
+  return [(name, field) for name in names for field in fields]
+
+
 def words(splits: Splits) -> str:
   """'train' or 'vendor + vendor_heldout'."""
   return splits if isinstance(splits, str) else ' + '.join(splits)

@@ -5,7 +5,14 @@ import dataclasses
 import numpy as np
 
 from m3i_jax.evals import ranking
-from m3i_jax.evals.features import Features, Splits, images_of, labels_of, words
+from m3i_jax.evals.features import (
+  Features,
+  Splits,
+  each,
+  images_of,
+  labels_of,
+  words,
+)
 
 _CHUNK = 256
 _MANY_CLASSES = 100
@@ -39,6 +46,9 @@ class Knn:
     return ranking.metrics(
       found, {top: ranking.majority(known, asked, top) for top in tops}
     )
+
+  def reads(self) -> list[tuple[str, str]]:
+    return each(self.train, self.label) + each(self.test, self.label)
 
   def explain(self) -> str:
     near = 'picture' if self.k == 1 else f'{self.k} pictures'

@@ -8,7 +8,14 @@ import numpy as np
 
 from m3i_jax.errors import UserError
 from m3i_jax.evals import ranking
-from m3i_jax.evals.features import Features, Splits, images_of, labels_of, words
+from m3i_jax.evals.features import (
+  Features,
+  Splits,
+  each,
+  images_of,
+  labels_of,
+  words,
+)
 
 _CHUNK = 4096
 
@@ -41,6 +48,11 @@ class Probe:
       fit, images_of(features, self.test), ranking.positions(classes, asked)
     )[0]
     return ranking.metrics(found, {1: ranking.majority(known, asked, 1)})
+
+  def reads(self) -> list[tuple[str, str]]:
+    return each(self.train, self.label, self.split_by) + each(
+      self.test, self.label
+    )
 
   def explain(self) -> str:
     return (

@@ -5,7 +5,14 @@ import dataclasses
 import numpy as np
 
 from m3i_jax.evals import ranking
-from m3i_jax.evals.features import Features, Splits, images_of, labels_of, words
+from m3i_jax.evals.features import (
+  Features,
+  Splits,
+  each,
+  images_of,
+  labels_of,
+  words,
+)
 
 _CHUNK = 256
 
@@ -36,6 +43,11 @@ class ZeroShot:
     )
     return ranking.metrics(
       found, {top: 100 * min(top / len(captions), 1) for top in (1, 5)}
+    )
+
+  def reads(self) -> list[tuple[str, str]]:
+    return each(self.queries, self.field) + each(
+      self.candidates, self.field
     )
 
   def explain(self) -> str:
