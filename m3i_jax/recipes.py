@@ -37,6 +37,15 @@ def imagenet_vitb(epochs: int) -> ConfigDict:
   )
   c.ema = dict(start=0.995, end=1.0)
   c.features = 'pool'
+  # A quick look at parts of the data; slices are TFDS's.
+  c.eval_every = 10 * IMAGENET_STEPS
+  c.evals.knn = dict(
+    kind='knn',
+    train='train[:2%]',
+    test='validation[:10%]',
+    label='label',
+    k=20,
+  )
   return c
 
 

@@ -150,25 +150,31 @@ class _Run:
 
   def first_state(self, checkpoints: Checkpoints):
     """(steps done, state): the newest checkpoint's, or a fresh one."""
-    init = lambda: step.init_state(
-      self.objective, self.optimizer, self.config.seed, self.shapes()
-    )
-    abstract = jax.eval_shape(init)
-    shardings = sharding.state_shardings(self.mesh, abstract)
     if checkpoints.latest_step() is None:
-      return 0, jax.jit(init, out_shardings=shardings)()
+      return 0, self.fresh_state()
+    abstract = jax.eval_shape(self.init)
     return checkpoints.restore(
       jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         abstract,
-        shardings,
+        sharding.state_shardings(self.mesh, abstract),
       )
     )
 
-  def shapes(self) -> dict:
+  def fresh_state(self) -> step.TrainState:
+    """Made where it will lie: no device ever holds all of it."""
+    abstract = jax.eval_shape(self.init)
+    shardings = sharding.state_shardings(self.mesh, abstract)
+    return jax.jit(self.init, out_shardings=shardings)()
+
+  def init(self) -> step.TrainState:
+    """The state of step 0, a pure function of the config."""
     length = self.config.data.text_length if self.data.tokenizer else 0
-    return zero_batch(
+    shapes = zero_batch(
       2, self.config.image_size, self.objective.view_letters, length
+    )
+    return step.init_state(
+      self.objective, self.optimizer, self.config.seed, shapes
     )
 
   def compile(self, state, batch: dict, bar: metrics.Progress):
@@ -230,12 +236,11 @@ class _Run:
     config = self.config
     rows = {}
     if self.evaluators:
-      _, fresh = self.first_state(_Nothing())
       rows['raw pixels'] = evals.evaluate(
         self.evaluators,
         evals.PixelFeatures(lambda split: open_split(config, split)),
       )
-      rows['untrained'] = self.scores(fresh.params)
+      rows['untrained'] = self.scores(self.fresh_state().params)
       rows['trained'] = self.scores(state.params)
       if state.ema:
         rows['EMA'] = self.scores(state.params | state.ema)
@@ -260,13 +265,6 @@ class _Run:
       evals.explain(self.evaluators),
     )
     print(f'report: {path}')
-
-
-class _Nothing:
-  """No checkpoints: the state is a fresh one."""
-
-  def latest_step(self) -> None:
-    return None
 
 
 def check_splits(config: ConfigDict, evaluators: dict) -> None:
