@@ -34,6 +34,10 @@ _WORKDIR = flags.DEFINE_string(
 
 def parse(argv: list[str]) -> list[str]:
   """Reads the flags; a mistake is one line and exit code 2."""
+  # The last --config counts: launch/local.sh gives one that a user replaces.
+  *earlier, _ = [a for a in argv if a.startswith('--config=')] or [None]
+  for flag in earlier:
+    argv.remove(flag)
   try:
     rest = flags.FLAGS(argv)
     if not any(flag.startswith('--help') for flag in argv):

@@ -76,6 +76,14 @@ def test_unwritable_workdir(tmp_path):
   assert 'cannot write to --workdir' in line
 
 
+def test_the_last_config_counts(tmp_path):
+  line = refused(
+    '--config=configs/no.py', EMOJI, f'--workdir={tmp_path}',
+    '--config.total_steps=0',
+  )  # fmt: skip
+  assert line == 'm3i_jax: config.total_steps=0: it must be positive'
+
+
 def test_help_suffices():
   text = command('--help').stdout
   for word in ('--config', '--workdir', 'debug', 'Exit codes'):
