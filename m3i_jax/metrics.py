@@ -127,7 +127,8 @@ class Progress:
   def update(self, step: int, note: str = '') -> None:
     """Shows that `step` steps are done, and a note such as the loss."""
     if self._bar is not None:
-      self._bar.set_postfix_str(note, refresh=False)
+      if note:
+        self._bar.set_postfix_str(note, refresh=False)
       self._bar.update(step - self._bar.n)
     elif jax.process_index() == 0 and (
       step % self._every == 0 or step == self._total

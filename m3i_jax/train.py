@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,15 +109,16 @@ class _Run:
     start, state = self.first_state(checkpoints)
     writer = metrics.Writer(self.workdir)
     writer.truncate(start)
-    bar = metrics.Progress(config.total_steps, start)
     rows = sharding.local_rows(self.batch_sharding, config.batch_size)
     batches = self.data.batches(config, start, rows)
+    if start < config.total_steps:
+      first = next(batches)
+      train_step = self.compile(state, first)
+    # From here on the clock of the progress bar runs.
+    bar = metrics.Progress(config.total_steps, start)
     log = metrics.StepLog(
       writer, bar, self.rate, config.batch_size, config.log_every
     )
-    if start < config.total_steps:
-      first = next(batches)
-      train_step = self.compile(state, first, bar)
     for number in range(start, config.total_steps):
       batch = first if number == start else log.waiting(lambda: next(batches))
       log.replaced(batch.pop('replaced').sum())
@@ -177,7 +179,7 @@ class _Run:
       self.objective, self.optimizer, self.config.seed, shapes
     )
 
-  def compile(self, state, batch: dict, bar: metrics.Progress):
+  def compile(self, state, batch: dict):
     """The train step, compiled for this state and these batches."""
     batch = {k: v for k, v in batch.items() if k not in ('replaced', 'record')}
     batch = sharding.put(batch, self.batch_sharding, self.config.batch_size)
@@ -198,11 +200,13 @@ class _Run:
     )
     seconds = time.monotonic() - begun
     size = sum(x.size for x in jax.tree.leaves(state.params))
-    bar.print(
-      f'{size / 1e6:.2f} M parameters, {jax.device_count()} '
-      f'{jax.devices()[0].device_kind} device(s), step compiled in '
-      f'{seconds:.0f} s'
-    )
+    if jax.process_index() == 0:
+      print(
+        f'{size / 1e6:.2f} M parameters, {jax.device_count()} '
+        f'{jax.devices()[0].device_kind} device(s), step compiled in '
+        f'{seconds:.0f} s',
+        file=sys.stderr,
+      )
     return compiled
 
   def evaluate(self, state, done: int, log, bar) -> dict[str, float]:
