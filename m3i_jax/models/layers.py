@@ -97,23 +97,16 @@ class Dense(nn.Module):
 
 
 class LayerNorm(nn.Module):
-  """Layer normalisation over the last axis, in float32.
-
-  Attributes:
-    affine: learn scale and bias; without, it is the normalisation of the
-      targets (eps 1e-5 there).
-  """
+  """Layer normalisation with scale and bias over the last axis, in float32."""
 
   eps: float = 1e-6
-  affine: bool = True
   dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    y = layer_norm(x, self.eps)
-    if self.affine:
-      y = y * self.param('scale', nn.initializers.ones, (x.shape[-1],))
-      y = y + self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
+    bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+    y = layer_norm(x, self.eps) * scale + bias
     return y.astype(stream(self.dtype))
 
 
