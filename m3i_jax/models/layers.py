@@ -39,6 +39,14 @@ def batch_sharded(x: Array) -> Array:
   return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
+def replicated(x: Array) -> Array:
+  """Gather an array onto every device of the mesh, if any, once."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if not set(BATCH_AXES) <= set(mesh.axis_names):
+    return x
+  return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
 def stream(dtype: Dtype) -> Dtype:
   """The dtype of activations."""
   return jnp.float32 if dtype == 'mixed' else dtype
@@ -117,15 +125,48 @@ def layer_norm(x: Array, eps: float) -> Array:
   return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
 
 
+class BatchNorm(nn.Module):
+  """Normalisation over all axes but the last, in float32.
+
+  By the statistics of the batch, always: they are those of the global batch,
+  whatever the mesh, and no running averages are kept, since what is evaluated
+  is the backbone.
+  """
+
+  eps: float = 1e-5
+  affine: bool = True
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    y = standardized(x.astype(jnp.float32), self.eps)
+    if self.affine:
+      scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
+      bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+      y = y * scale + bias
+    return y.astype(x.dtype)
+
+
+def standardized(x: Array, eps: float = 0.0) -> Array:
+  """Zero mean and unit (biased) variance of each channel over the batch."""
+  axes = tuple(range(x.ndim - 1))
+  x = x - x.mean(axes)
+  return x * jax.lax.rsqrt(jnp.square(x).mean(axes) + eps)
+
+
+NORMS = {'layer': LayerNorm, 'batch': BatchNorm}
+
+
 class Attention(nn.Module):
   """Multi-head self-attention [B, N, D] -> [B, N, D]; softmax in float32.
 
-  `mask`: bool [B, N], False for tokens that nobody may look at.
+  `mask`: bool [B, N], False for tokens that nobody may look at. `causal`: no
+  token looks at a later one.
   """
 
   heads: int
   dtype: Dtype = jnp.float32
   kernel_init: Callable = nn.initializers.xavier_uniform()
+  causal: bool = False
 
   @nn.compact
   def __call__(self, x: Array, mask: Array | None = None) -> Array:
@@ -140,7 +181,27 @@ class Attention(nn.Module):
     )
     if mask is not None:
       mask = mask[:, None, None, :]
-    y = jax.nn.dot_product_attention(q, k, v, mask=mask)
+    y = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=self.causal)
+    return dense(width, name='proj')(y.reshape(b, n, width))
+
+
+class CrossAttention(nn.Module):
+  """Queries [B, N, D] look at a memory [B, K, E] -> [B, N, D]."""
+
+  heads: int
+  dtype: Dtype = jnp.float32
+  kernel_init: Callable = nn.initializers.xavier_uniform()
+
+  @nn.compact
+  def __call__(self, x: Array, memory: Array) -> Array:
+    b, n, width = x.shape
+    dense = functools.partial(
+      Dense, dtype=self.dtype, kernel_init=self.kernel_init
+    )
+    split = lambda y: y.reshape(b, -1, self.heads, width // self.heads)
+    k, v = jnp.split(dense(2 * width, name='kv')(memory), 2, axis=-1)
+    q = dense(width, name='q')(x)
+    y = jax.nn.dot_product_attention(split(q), split(k), split(v))
     return dense(width, name='proj')(y.reshape(b, n, width))
 
 
@@ -174,8 +235,9 @@ class Mlp(nn.Module):
 class Block(nn.Module):
   """One transformer layer, norms before (ViT) or after (BERT) the branches.
 
-  Written as a scan body: returns (tokens, None). `drop` is this layer's
-  stochastic depth, drawn per sample from the 'drop_path' stream.
+  Written as a scan body: returns (tokens, tokens if `collect`). `drop` is this
+  layer's stochastic depth, drawn per sample from the 'drop_path' stream.
+  `memory`: what a cross-attending layer looks at between its two branches.
   """
 
   heads: int
@@ -185,13 +247,19 @@ class Block(nn.Module):
   drop_path: bool = False
   dtype: Dtype = jnp.float32
   kernel_init: Callable = nn.initializers.xavier_uniform()
+  norm: str = 'layer'
+  causal: bool = False
+  cross: bool = False
+  collect: bool = False
 
   @nn.compact
   def __call__(
-    self, x: Array, drop: Array, mask: Array | None
-  ) -> tuple[Array, None]:
-    norm = functools.partial(LayerNorm, self.eps)
-    attn = Attention(self.heads, self.dtype, self.kernel_init, name='attn')
+    self, x: Array, drop: Array, mask: Array | None, memory: Array | None
+  ) -> tuple[Array, Array | None]:
+    norm = functools.partial(NORMS[self.norm], self.eps)
+    attn = Attention(
+      self.heads, self.dtype, self.kernel_init, self.causal, name='attn'
+    )
     mlp = Mlp(self.hidden, self.dtype, self.kernel_init, name='mlp')
     norm1, norm2 = norm(name='norm1'), norm(name='norm2')
     x = batch_sharded(x)
@@ -200,8 +268,14 @@ class Block(nn.Module):
       x = norm2(x + self._drop(mlp(x), drop))
     else:
       x = x + self._drop(attn(norm1(x), mask), drop)
+      if self.cross:
+        look = CrossAttention(
+          self.heads, self.dtype, self.kernel_init, name='cross'
+        )
+        x = x + self._drop(look(norm(name='norm_cross')(x), memory), drop)
       x = x + self._drop(mlp(norm2(x)), drop)
-    return x.astype(stream(self.dtype)), None
+    x = x.astype(stream(self.dtype))
+    return x, x if self.collect else None
 
   def _drop(self, branch: Array, rate: Array) -> Array:
     if not self.drop_path:
@@ -220,6 +294,7 @@ class Blocks(nn.Module):
     unroll: layers per iteration of the scan; `depth` compiles straight-line
       code (faster on CPU). The parameters are the same.
     remat: a key of REMAT, what to keep for the backward pass.
+    norm, causal, cross: of the layers, see `Block`; norm is a key of NORMS.
   """
 
   depth: int
@@ -233,11 +308,21 @@ class Blocks(nn.Module):
   remat: str = 'none'
   dtype: Dtype = jnp.float32
   kernel_init: Callable = nn.initializers.xavier_uniform()
+  norm: str = 'layer'
+  causal: bool = False
+  cross: bool = False
 
   @nn.compact
   def __call__(
-    self, x: Array, mask: Array | None = None, *, train: bool = False
+    self,
+    x: Array,
+    mask: Array | None = None,
+    memory: Array | None = None,
+    *,
+    train: bool = False,
+    last: int = 1,
   ) -> Array:
+    """The output of the last layer, or the mean of those of the `last`."""
     block = Block
     if self.remat != 'none':
       # prevent_cse is not needed inside a scan and costs speed.
@@ -246,9 +331,9 @@ class Blocks(nn.Module):
       block,
       variable_axes={'params': 0},
       split_rngs={'params': True, 'drop_path': True},
-      in_axes=(0, nn.broadcast),
+      in_axes=(0, nn.broadcast, nn.broadcast),
       length=self.depth,
-      unroll=min(self.unroll, self.depth),
+      unroll=max(1, min(self.unroll, self.depth)),
     )(
       self.heads,
       self.hidden,
@@ -257,9 +342,16 @@ class Blocks(nn.Module):
       train and self.drop_path > 0,
       self.dtype,
       self.kernel_init,
+      self.norm,
+      self.causal,
+      self.cross,
+      last > 1,
       name='layers',
     )
     rates = np.linspace(self.drop_path * self.uniform, self.drop_path,
                         self.depth, dtype=np.float32)  # fmt: skip
-    x, _ = layers(x.astype(stream(self.dtype)), jnp.asarray(rates), mask)
-    return x
+    x = x.astype(stream(self.dtype))
+    x, outputs = layers(x, jnp.asarray(rates), mask, memory)
+    if last == 1:
+      return x
+    return outputs[-last:].astype(jnp.float32).mean(0).astype(x.dtype)

@@ -60,6 +60,7 @@ class ViT(nn.Module):
     cells: jax.Array | None = None,
     *,
     train: bool = False,
+    last: int = 1,
   ) -> dict[str, jax.Array]:
     """Encode the given cells of each image.
 
@@ -67,6 +68,7 @@ class ViT(nn.Module):
       image: float32 [B, S, S, 3], normalised.
       cells: int32 [B, N], which cells enter, in this order; all L if None.
       train: use stochastic depth (stream 'drop_path').
+      last: average the outputs of so many last blocks (data2vec).
     Returns:
       'tokens' [B, N, D] in `dtype`, and 'cls' [B, D] if there is one.
     """
@@ -99,7 +101,7 @@ class ViT(nn.Module):
       remat=self.remat,
       dtype=self.dtype,
       name='blocks',
-    )(x, train=train)
+    )(x, train=train, last=last)
     if self.final_norm:
       x = layers.LayerNorm(dtype=self.dtype, name='norm')(x)
     if self.class_token:
