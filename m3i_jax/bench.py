@@ -16,7 +16,6 @@ import numpy as np
 from absl import app, flags
 
 from m3i_jax import build, config, flops, main, sharding, step
-from m3i_jax.objective import zero_batch
 from m3i_jax.optim import momentum
 
 _STEPS = flags.DEFINE_integer('steps', 20, 'timed steps, after three more')
@@ -93,10 +92,7 @@ def bench_step(c) -> dict:
 
 def augmentation_share(objective, batch, whole: float) -> float:
   """Time of colours, masks and mixing over the time of a step."""
-  cells = (batch['a']['image'].shape[1] // objective.encoder.patch) ** 2
-  nothing = lambda images: [
-    jax.numpy.zeros((len(x), cells, objective.encoder.width)) for x in images
-  ]
+  nothing = {'ema': lambda images: images, 'frozen': lambda images: images}
   draw = jax.jit(lambda b: objective.sample(b, nothing, jax.random.key(0)))
   timed(draw, batch)
   return statistics.median(timed(draw, batch) for _ in range(5)) / whole
@@ -105,7 +101,7 @@ def augmentation_share(objective, batch, whole: float) -> float:
 def random_batch(objective, c, length: int) -> dict:
   """A batch of noise with boxes, labels and texts."""
   rng = np.random.default_rng(0)
-  batch = zero_batch(
+  batch = step.zero_batch(
     c.batch_size, c.image_size, objective.view_letters, length
   )
   for letter in objective.view_letters:

@@ -7,22 +7,18 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from m3i_jax import models, objective, specs
+from m3i_jax import models, objective, rows, specs
 from m3i_jax.augment import Colour
 from m3i_jax.balance import BALANCES
 from m3i_jax.data.pipeline import Crop
-from m3i_jax.decoders import DECODERS
-from m3i_jax.distributions import DISTRIBUTIONS
+from m3i_jax.decoders import DECODERS, DenseDecoder
 from m3i_jax.errors import UserError
 from m3i_jax.evals import EVALUATORS
 from m3i_jax.inputs import Input
-from m3i_jax.models import layers, text
+from m3i_jax.models import layers
 from m3i_jax.optim import Optimizer
-from m3i_jax.regularizers import REGULARIZERS
-from m3i_jax.representations import REPRESENTATIONS
 from m3i_jax.specs import choose, make
 
-PREDICTORS = {'layer_norm': layers.LayerNorm}
 _SIZES = ('width', 'depth', 'heads', 'hidden', 'patch')
 
 
@@ -31,8 +27,8 @@ def encoder(config: ConfigDict):
   fields = {k: v for k, v in config.model.items() if v or k not in _SIZES}
   name, variant = fields.pop('name'), fields.pop('variant')
   fields['dtype'] = _dtype(fields['dtype'])
-  _one_of(fields['remat'], tuple(layers.REMAT), 'config.model.remat')
-  _one_of(
+  specs.one_of(fields['remat'], tuple(layers.REMAT), 'config.model.remat')
+  specs.one_of(
     fields['positions'], ('sincos', 'learned'), 'config.model.positions'
   )
   missing = [size for size in _SIZES if not variant and size not in fields]
@@ -46,57 +42,83 @@ def encoder(config: ConfigDict):
       f'config.image_size={config.image_size} is no multiple of the patch '
       f'side {backbone.patch}: choose another size or config.model.patch'
     )
-  _divides(backbone.heads, backbone.width, 'config.model.heads')
+  specs.divides(backbone.heads, backbone.width, 'config.model.heads')
   return backbone
 
 
+def teacher(model: Mapping[str, Any] | None, config: ConfigDict):
+  """The frozen target encoder that a weights file describes; None without one.
+
+  Args:
+    model: as config.model, see `weights.describe`.
+  Raises:
+    UserError: its patches are not those of the online encoder.
+  """
+  if not model:
+    return None
+  like = config.copy_and_resolve_references()
+  like.model.update(dict(model) | dict(drop_path=0.0, dtype=config.model.dtype))
+  frozen = encoder(like)
+  patch = encoder(config).patch
+  if frozen.patch != patch:
+    raise UserError(
+      f'config.teacher has patches of {frozen.patch} pixels, the encoder of '
+      f'{patch}: make config.model.patch equal, so that their cells agree'
+    )
+  return frozen
+
+
 def build(
-  config: ConfigDict, classes: int = 0, vocabulary: int = 0
+  config: ConfigDict,
+  classes: int = 0,
+  vocabulary: int = 0,
+  teacher_model: Mapping[str, Any] | None = None,
 ) -> objective.Objective:
   """The objective that the config describes.
 
   Args:
     classes: C, how many labels the data have; 0 for none.
     vocabulary: V of the tokenizer; 0 for none.
+    teacher_model: what the weights file config.teacher describes.
   Raises:
     UserError: unknown keys or kinds, widths that do not fit, targets whose
       field the data lack.
   """
-  theta = encoder(config)
+  theta, frozen = encoder(config), teacher(teacher_model, config)
   inherited = dict(
     dtype=theta.dtype, unroll=config.model.unroll, remat=config.model.remat
   )
+  length = config.data.text_length
   input_ = make(Input, config.input, 'config.input')
-  _one_of(input_.view, tuple(config.views), 'config.input.view')
+  specs.one_of(input_.view, tuple(config.views), 'config.input.view')
   input_.owned((config.image_size // theta.patch) ** 2)
-  wanted = {
-    name: specs.normal(spec, f'config.decoders.{name}')
+  specs_ = {
+    name: dict(specs.normal(spec, f'config.decoders.{name}'))
     for name, spec in config.decoders.items()
   }
-  # What a decoder's output must be as wide as; the pools say it themselves.
-  widths = {
-    name: spec.get('out', 0 if spec['kind'] == 'dense' else theta.width)
-    for name, spec in wanted.items()
-  }
-  given = inherited | dict(
-    classes=classes,
-    vocabulary=vocabulary,
-    text_length=config.data.text_length,
+  known = inherited | dict(
+    classes=classes, vocabulary=vocabulary, text_length=length
   )
-  targets = {}
-  for name, row in config.targets.items():
-    where = f'config.targets.{name}'
-    targets[name] = _target(row, where, widths, theta, given)
-    _check_target(targets[name], input_, where)
+  targets = {
+    name: rows.target(
+      row, f'config.targets.{name}', specs_, theta, frozen, known
+    )
+    for name, row in config.targets.items()
+  }
   decoders = {
     name: choose(
-      DECODERS, dict(spec) | {'out': widths[name]}, f'config.decoders.{name}',
-      inherited,
+      DECODERS, {'out': theta.width} | spec, f'config.decoders.{name}',
+      inherited | dict(positions=length),
     )
-    for name, spec in wanted.items()
+    for name, spec in specs_.items()
   }  # fmt: skip
+  for name, target in targets.items():
+    rows.check(
+      target, decoders[target.decoder], input_, theta, f'config.targets.{name}'
+    )
+  _check_last(targets, theta)
   for name, decoder in decoders.items():
-    _check_decoder(name, decoder, theta, targets)
+    _check_decoder(f'config.decoders.{name}', decoder, theta)
   return objective.Objective(
     input=input_,
     encoder=theta,
@@ -104,6 +126,7 @@ def build(
     targets=targets,
     colours={name: _part(Colour, v) for name, v in config.views.items()},
     balance=choose(BALANCES, config.balance, 'config.balance'),
+    teacher=frozen,
   )
 
 
@@ -128,71 +151,6 @@ def evaluators(config: ConfigDict) -> dict[str, Any]:
   }
 
 
-def _target(row, where, widths, theta, given) -> objective.Target:
-  """One row; sets the width of a dense decoder that has none yet."""
-  row = dict(row)
-  for key in ('of', 'representation', 'decoder', 'distribution'):
-    if key not in row:
-      raise UserError(f'{where}.{key} is missing')
-  decoder = row['decoder']
-  if decoder not in widths:
-    raise UserError(
-      f'{where}.decoder={decoder!r} is not in config.decoders: choose from '
-      f'{", ".join(widths)}'
-    )
-  spec = dict(specs.normal(row['representation'], f'{where}.representation'))
-  if variant := spec.pop('variant', ''):
-    spec = _text_sizes(variant, where) | spec
-  width = theta.width if spec['kind'] == 'dense' else widths[decoder]
-  known = given | dict(width=width, patch=theta.patch)
-  z = choose(REPRESENTATIONS, spec, f'{where}.representation', known)
-  if z.reads in ('label', 'text') and not (
-    z.classes if z.reads == 'label' else z.vocabulary
-  ):
-    raise UserError(
-      f'{where} predicts the {z.reads}: name its field in '
-      f'config.data.{z.reads}'
-    )
-  if z.reads == 'text' and given['text_length'] > z.positions:
-    raise UserError(
-      f'config.data.text_length={given["text_length"]} is more than the '
-      f'{z.positions} positions of {where}: lower it, or raise '
-      'representation.positions'
-    )
-  if (widths[decoder] or z.width) != z.width:
-    raise UserError(
-      f'{where}: the representation is {z.width} wide, but '
-      f'config.decoders.{decoder} predicts {widths[decoder]}: make them equal, '
-      'or add a decoder'
-    )
-  widths[decoder] = z.width
-  made = dict(
-    representation=z,
-    distribution=choose(
-      DISTRIBUTIONS, row['distribution'], f'{where}.distribution'
-    ),
-    regularizer=choose(
-      REGULARIZERS, row.get('regularizer', 'none'), f'{where}.regularizer'
-    ),
-    components=tuple(row.get('components', (0,))),
-  )
-  if row.get('predictor'):
-    made['predictor'] = choose(
-      PREDICTORS, row['predictor'], f'{where}.predictor'
-    )
-  return make(objective.Target, row | made, where)
-
-
-def _text_sizes(name: str, where: str) -> dict[str, int]:
-  if name not in text.VARIANTS:
-    raise UserError(
-      f'{where}.representation.variant={name!r}: choose from '
-      f'{", ".join(text.VARIANTS)}'
-    )
-  sizes = ('width', 'depth', 'heads', 'hidden')
-  return dict(zip(sizes, text.VARIANTS[name], strict=True))
-
-
 def _part(cls, fields: Mapping[str, Any]):
   """A dataclass from the fields of a view that are its own."""
   names = {f.name for f in dataclasses.fields(cls)}
@@ -200,72 +158,35 @@ def _part(cls, fields: Mapping[str, Any]):
 
 
 def _dtype(name: str):
-  _one_of(name, ('float32', 'bfloat16', 'mixed'), 'config.model.dtype')
+  specs.one_of(name, ('float32', 'bfloat16', 'mixed'), 'config.model.dtype')
   return name if name == 'mixed' else jnp.dtype(name)
 
 
-def _one_of(value: str, choices: tuple[str, ...], where: str) -> None:
-  if value not in choices:
-    raise UserError(f'{where}={value!r}: choose from {", ".join(choices)}')
-
-
-def _divides(part: int, whole: int, where: str) -> None:
-  if whole % part:
-    raise UserError(
-      f'{where}={part} does not divide the width {whole}: choose a divisor'
-    )
-
-
-def _check_target(target: objective.Target, input_: Input, where: str) -> None:
-  reads = target.representation.reads
-  dense = target.group == 'ssp'
-  _one_of(target.cells, ('all', 'hidden'), f'{where}.cells')
-  if dense != (reads in ('pixels', 'features')) or not (
-    dense or target.of == reads
-  ):
-    raise UserError(
-      f'{where}.of={target.of!r} does not fit a representation of '
-      f'{"a view" if reads in ("pixels", "features") else "the " + reads}'
-    )
-  if not target.components or max(target.components) >= input_.images:
-    raise UserError(
-      f'{where}.components={target.components}: name some of the '
-      f'config.input.images={input_.images} from 0'
-    )
-  if target.cells == 'hidden' and (
-    not input_.mask or target.of != input_.view
-  ):
-    raise UserError(
-      f"{where}.cells='hidden' asks for hidden cells of the input view: set "
-      f"config.input.mask, and of={input_.view!r}, or cells='all'"
-    )
-  if getattr(target.distribution, 'symmetric', False) and reads != 'text':
-    raise UserError(
-      f'{where}.distribution.symmetric needs the batch as candidates, as a '
-      'text target has'
-    )
-  if reads == 'text':
-    _one_of(
-      target.representation.pool, ('cls', 'mean'),
-      f'{where}.representation.pool',
-    )  # fmt: skip
-    _divides(
-      target.representation.heads, target.representation.width,
-      f'{where}.representation.heads',
-    )  # fmt: skip
-
-
-def _check_decoder(name: str, decoder, theta, targets) -> None:
-  where = f'config.decoders.{name}'
-  dense = hasattr(decoder, 'width')
-  for row, target in targets.items():
-    if target.decoder == name and dense != (target.group == 'ssp'):
+def _check_last(targets, theta) -> None:
+  """One pass of a target encoder gives one mean of its last blocks."""
+  used: dict[str, set[int]] = {}
+  for target in targets.values():
+    z = target.representation
+    if target.group == 'ssp' and z.reads != 'pixels':
+      used.setdefault(z.reads, set()).add(z.last)
+  for reads, last in used.items():
+    if len(last) > 1 or not 1 <= max(last) <= theta.depth:
       raise UserError(
-        f'config.targets.{row}.decoder={name!r}: views need a dense decoder, '
-        'category and text a pool'
+        f'config.targets: representation.last={sorted(last)} of the {reads!r} '
+        f'encoder: give all its targets the same, from 1 to {theta.depth}'
       )
-  width = decoder.width if dense else theta.width
-  _divides(decoder.heads, width, f'{where}.heads')
-  if dense:
-    if width % 4:
-      raise UserError(f'{where}.width={width} must be a multiple of 4')
+
+
+def _check_decoder(where: str, decoder, theta) -> None:
+  width = getattr(decoder, 'width', theta.width)
+  if hasattr(decoder, 'heads'):
+    specs.divides(decoder.heads, width, f'{where}.heads')
+  if isinstance(decoder, DenseDecoder) and width % 4:
+    raise UserError(f'{where}.width={width} must be a multiple of 4')
+  for field, choices in (
+    ('norm', ('none', *layers.NORMS)),
+    ('activation', ('gelu', 'relu')),
+    ('pool', ('mean', 'cls', 'none')),
+  ):
+    if hasattr(decoder, field):
+      specs.one_of(getattr(decoder, field), choices, f'{where}.{field}')

@@ -77,6 +77,7 @@ def default() -> ConfigDict:
         remat='none',
         dtype='bfloat16',
       ),
+      teacher='',  # weights of the 'frozen' target encoder: a file, or a run
       decoders={},
       targets={},
       balance=dict(kind='gradient_norm'),

@@ -41,7 +41,7 @@ def analytic(
   parts = {
     # The pixels need no gradient: the embedding's backward is one product.
     'encoder': 3 * encode(seen) - 2 * seen * theta.patch**2 * 3 * theta.width,
-    'target encoder': len(objective.reading('features')) * encode(cells),
+    'target encoder': len(objective.reading('ema')) * encode(cells),
   }
   asked = set()
   for name, target in objective.targets.items():

@@ -20,21 +20,16 @@ SAMPLED = 16  # cells of a picture that enter the covariance
 _TINY = 1e-30
 
 
-def watch(
-  z: Array, valid: Array, prediction: Array, asked: Array | None = None
-) -> dict[str, Array]:
-  """All of this file by name; 'cosine_within' for a dense target only.
+def spread(z: Array, valid: Array) -> dict[str, Array]:
+  """How the targets spread, by name; 'cosine_within' for a dense target only.
 
   Args:
-    z: the target, all of its cells in raster order.
-    prediction: of `asked`, same shape.
-    asked: the part of z that is predicted, such as its hidden cells; z if None.
+    z: [B, D], or [B, L, D] with all of its cells in raster order.
   """
   measured = dict(
     target_std=target_std(z, valid),
     target_rank=target_rank(z, valid),
     cosine_across=cosine_across(z, valid),
-    agreement=agreement(z if asked is None else asked, valid, prediction),
   )
   if z.ndim == 3:
     measured['cosine_within'] = cosine_within(z, valid)

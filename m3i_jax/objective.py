@@ -1,77 +1,24 @@
-"""sum_k - log P_k( z_y^k | f_psi_k( f_theta(X), t_x, t_y^k ) ): eq. 4 and 13.
+"""sum_k - log P_k( z_y^k | f_psi_k( f_theta(X), t_x, t_y^k ) ): eq. 4.
 
 `Objective` is the equation as modules: one input X, one backbone f_theta, and a
 table of `Target`s. A pre-training method is nothing else than such a table.
-`loss_and_gradient` is a step's mathematics as one pure function.
 """
+
+import functools
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from m3i_jax import augment, balance, views
 from m3i_jax.decoders import Frame
 from m3i_jax.inputs import Input, Mixed, neighbour
-from m3i_jax.representations import Represented
+from m3i_jax.representations import ENCODERS, Represented
+from m3i_jax.target import Target
 
 Array = jax.Array
-Params = dict
 GROUPS = ('ssp', 'sp')
-
-
-class Target(nn.Module):
-  """One row of the table: what is predicted, for whom, and how it is scored.
-
-  Attributes:
-    of: y: the view 'a' or 'b', the 'label' or the 'text'. A target of the
-      input's own view is intra-view, of the other view inter-view.
-    representation: f_phi, a module of `representations`.
-    decoder: name in `Objective.decoders`; targets may share one.
-    distribution: P, a module of `distributions`.
-    regularizer: see `regularizers`.
-    components: which images of the input predict theirs: (0,), (1,), (0, 1).
-    cells: dense targets: 'all' cells of the target view, or the 'hidden' ones
-      that the predicting image does not own (for targets of the input view).
-    predictor: a module between decoder and distribution, or None.
-    weight: of the target's term.
-  """
-
-  of: str
-  representation: nn.Module
-  decoder: str
-  distribution: nn.Module
-  regularizer: object
-  components: tuple[int, ...] = (0,)
-  cells: str = 'all'
-  predictor: nn.Module | None = None
-  weight: float = 1.0
-
-  @property
-  def group(self) -> str:
-    """Its side of eq. 13: L_SSP predicts views, L_SP category and text."""
-    return 'ssp' if self.of in ('a', 'b') else 'sp'
-
-  def encode(self, y) -> Represented:
-    """z_y = f_phi(y)."""
-    return self.representation(y)
-
-  def head(self, decoded: Array) -> Array:
-    """zhat_y from the decoder's output."""
-    return decoded if self.predictor is None else self.predictor(decoded)
-
-  def logits(self, z: Represented, prediction: Array) -> Array:
-    """Of a Boltzmann target, for every candidate: float32 [B, M]."""
-    return self.distribution.logits(z, prediction)
-
-  def __call__(self, z: Represented, prediction: Array):
-    """- log P(z | prediction), mean over valid samples; and measurements."""
-    z, penalty = self.regularizer(z, prediction)
-    nll, measured = self.distribution(z, prediction)
-    valid = z.valid.astype(jnp.float32)
-    loss = (nll * valid).sum() / jnp.maximum(valid.sum(), 1.0)
-    return loss + penalty, measured
 
 
 @flax.struct.dataclass
@@ -81,8 +28,9 @@ class Sample:
   Attributes:
     views: the augmented views, images float32 in 0..1.
     mixed: X.
-    y: what each representation reads: 'pixels' {view: [B, S, S, 3]}, 'features'
-      {view: [B, L, D]}, 'label' [B], 'text' [B, T].
+    y: what each representation reads: 'pixels' {view: [B, S, S, 3]}, 'ema' and
+      'frozen' {view: {'tokens' [B, L, D], decoder: its projection}}, 'shared'
+      {view: [B, S, S, 3]}, 'label' [B], 'text' [B, T].
   """
 
   views: dict[str, views.View]
@@ -100,6 +48,7 @@ class Objective(nn.Module):
     targets: the rows by name.
     colours: colour augmentation of each view.
     balance: lambda between the groups.
+    teacher: the frozen target encoder, None if no target reads it.
   """
 
   input: Input
@@ -108,20 +57,39 @@ class Objective(nn.Module):
   targets: dict[str, Target]
   colours: dict[str, augment.Colour]
   balance: balance.Fixed | balance.GradientNorm
+  teacher: nn.Module | None = None
 
-  def encode(self, mixed: Mixed, train: bool = True) -> dict[str, Array]:
-    """z_x = f_theta(X): the input features."""
-    return self.encoder(mixed.image, mixed.cells, train=train)
+  def encode(self, sample: Sample, train: bool = True) -> dict:
+    """z_x = f_theta(X): the input features {'tokens' [B, N, D], 'cls' [B, D]}.
 
-  def encode_views(self, images: list[Array]) -> list[Array]:
-    """Tokens [B, L, D] of clean, whole views, in one pass."""
-    # The views of a picture side by side: no picture leaves its shard.
-    both = jnp.stack(images, axis=1)
-    tokens = self.encoder(both.reshape(-1, *both.shape[2:]))['tokens']
-    tokens = tokens.reshape(*both.shape[:2], *tokens.shape[1:])
-    return [tokens[:, n] for n in range(len(images))]
+    Beside them under 'shared' {view: features} of the views that f_theta itself
+    encodes as targets.
+    """
+    z_x = self.encoder(sample.mixed.image, sample.mixed.cells, train=train)
+    if shared := sample.y.get('shared'):
+      z_x['shared'] = self._encode_views(self.encoder, shared, train=train)
+    return z_x
 
-  def predict(self, z_x: dict[str, Array], sample: Sample, group: str) -> dict:
+  def encode_views(self, images: dict[str, Array], reads: str = 'ema') -> dict:
+    """What a target encoder without gradient says of clean, whole views.
+
+    Args:
+      images: [B, S, S, 3] by view.
+      reads: 'ema' or 'frozen', whose parameters are bound.
+    Returns:
+      by view {'tokens' [B, L, D], and by decoder the projection asked for}.
+    """
+    encoder = self.teacher if reads == 'frozen' else self.encoder
+    features = self._encode_views(encoder, images, last=self._last(reads))
+    for target in self.targets.values():
+      z = target.representation
+      if z.reads == reads and z.projected:
+        seen = features[target.of]
+        if target.decoder not in seen:
+          seen[target.decoder] = self.decoders[target.decoder].project(seen)
+    return features
+
+  def predict(self, z_x: dict, sample: Sample, group: str) -> dict:
     """zhat_y of every target of a group: {name: {component: zhat}}.
 
     Each image sees its own tokens only. Targets that ask the same decoder the
@@ -136,19 +104,17 @@ class Objective(nn.Module):
         question = (target.decoder, c, target.of if group == 'ssp' else '')
         question += (target.cells,)
         if question not in answers:
-          tokens, frame = self._ask(z_x['tokens'], sample, target, c)
-          answers[question] = self.decoders[target.decoder](tokens, frame)
+          own, frame = self._ask(z_x, sample, target, c)
+          answers[question] = self.decoders[target.decoder](own, frame)
         predictions[name][c] = target.head(answers[question])
     return predictions
 
-  def represent(self, sample: Sample, group: str) -> dict[str, Represented]:
+  def represent(self, z_x: dict, sample: Sample, group: str) -> dict:
     """z_y of every target of a group, in the order of the pictures."""
-    y = sample.y
     z = {}
     for name, target in self.targets.items():
       if target.group == group:
-        reads = y[target.representation.reads]
-        z[name] = target.encode(reads[target.of] if group == 'ssp' else reads)
+        z[name] = target.encode(self._read(z_x, sample, target))
     return z
 
   def asked(
@@ -172,7 +138,7 @@ class Objective(nn.Module):
   def group_loss(self, z_x: dict, sample: Sample, group: str):
     """The weighted sum of a group's terms, and {key: measurement}."""
     predictions = self.predict(z_x, sample, group)
-    represented = self.represent(sample, group)
+    represented = self.represent(z_x, sample, group)
     total, metrics = jnp.float32(0.0), {}
     for name, by_component in predictions.items():
       terms, measured = [], []
@@ -181,16 +147,22 @@ class Objective(nn.Module):
         term, extra = self.targets[name](z, prediction)
         terms.append(term)
         measured.append(extra)
-      term = sum(terms) / len(terms)
-      total += self.targets[name].weight * term
-      metrics[f'loss/{name}'] = term
+      target = self.targets[name]
+      total += target.weight * sum(terms) / len(terms)
       for key in measured[0]:
         metrics[f'{key}/{name}'] = sum(m[key] for m in measured) / len(measured)
+      for key, value in target.spread(represented[name]).items():
+        metrics[f'{key}/{name}'] = value
     return total, metrics
 
-  def __call__(self, sample: Sample):
-    """L_SSP and L_SP; used to initialise the parameters."""
-    z_x = self.encode(sample.mixed, train=False)
+  def __call__(self, batch: dict, key: Array):
+    """L_SSP and L_SP, all encoders' parameters bound: used to make them."""
+    features = {
+      reads: functools.partial(self.encode_views, reads=reads)
+      for reads in ('ema', 'frozen')
+    }
+    sample = self.sample(batch, features, key)
+    z_x = self.encode(sample, train=False)
     return {g: self.group_loss(z_x, sample, g) for g in self.groups}
 
   def pooled(self, image: Array, target: str = '') -> Array:
@@ -201,13 +173,17 @@ class Objective(nn.Module):
       target: '' for the mean of the tokens; a decoder's name for its output; or
         a target's name for its prediction zhat_y (as in zero-shot use).
     """
-    tokens = self.encoder(views.normalize(image))['tokens']
+    own = self.encoder(views.normalize(image))
     if not target:
-      return tokens.astype(jnp.float32).mean(1)
+      return own['tokens'].astype(jnp.float32).mean(1)
     if target in self.decoders:
-      return self.decoders[target](tokens)
+      return self.decoders[target](own)
     row = self.targets[target]
-    return row.head(self.decoders[row.decoder](tokens))
+    return row.head(self.decoders[row.decoder](own))
+
+  def caption_logits(self, own: dict, text: Array, target: str) -> Array:
+    """Of every next piece, for features `own` and texts [B, T]: [B, T-1, V]."""
+    return self.decoders[self.targets[target].decoder](own, text)
 
   def embed(self, y: Array, target: str) -> Array:
     """z_y of texts alone, such as class names: float32 [B, D]."""
@@ -236,14 +212,25 @@ class Objective(nn.Module):
     of = {t.of for t in self.targets.values() if t.group == 'ssp'}
     return tuple(sorted(of | {self.input.view}))
 
+  @property
+  def averaged(self) -> tuple[str, ...]:
+    """The parameters that the EMA target encoder has, by their first names."""
+    rows = [
+      t for t in self.targets.values() if t.representation.reads == 'ema'
+    ]
+    projectors = {
+      f'decoders_{t.decoder}' for t in rows if t.representation.projected
+    }
+    return ('encoder', *sorted(projectors)) if rows else ()
+
   @nn.nowrap
-  def sample(self, batch: dict, features, key: Array) -> Sample:
+  def sample(self, batch: dict, features: dict, key: Array) -> Sample:
     """Draw colours, mask and mix for a batch; a pure function of (batch, key).
 
     Args:
       batch: from the host, see data/pipeline.py.
-      features: [images [B, S, S, 3] per view] -> [tokens per view], the target
-        encoder on clean views, without gradient.
+      features: by 'ema' and 'frozen', a function of images {view: [B, S, S,
+        3]} as `encode_views`; of the target encoders that are read.
       key: of this step.
     """
     k_colour, k_mask = jax.random.split(key)
@@ -258,27 +245,66 @@ class Objective(nn.Module):
     mixed = self.input.sample(
       images[self.input.view], self.encoder.patch, k_mask
     )
-    letters = self.reading('features')
-    tokens = features([images[n] for n in letters]) if letters else []
-    tokens = dict(zip(letters, jax.lax.stop_gradient(tokens), strict=True))
-    y = {'pixels': images, 'features': tokens}
+    y = {'pixels': images}
+    for reads in ENCODERS:
+      if wanted := {name: images[name] for name in self.reading(reads)}:
+        y[reads] = wanted
+        if reads != 'shared':
+          y[reads] = jax.lax.stop_gradient(features[reads](wanted))
     y |= {k: batch[k] for k in ('label', 'text') if k in batch}
     return Sample(seen, mixed, y)
 
-  def _ask(self, tokens, sample: Sample, target: Target, component: int):
-    """The component's own tokens, and t_x, t_y for a dense target."""
-    count = sample.mixed.mask.shape[-1]
-    if sample.mixed.cells is None:
-      own, cells = tokens, None
-    else:
-      where = self.input.slice(component, count)
-      own, cells = tokens[:, where], sample.mixed.cells[:, where]
+  def _encode_views(self, encoder, images: dict, **how) -> dict:
+    """{view: features} of whole views, in one pass."""
+    # The views of a picture side by side: no picture leaves its shard.
+    both = jnp.stack(list(images.values()), axis=1)
+    features = encoder(both.reshape(-1, *both.shape[2:]), **how)
+    features = jax.tree.map(
+      lambda x: x.reshape(*both.shape[:2], *x.shape[1:]), features
+    )
+    return {
+      name: jax.tree.map(lambda x, n=n: x[:, n], features)
+      for n, name in enumerate(images)
+    }
+
+  def _last(self, reads: str) -> int:
+    """Of how many blocks the target encoder's output is the mean."""
+    rows = [t.representation for t in self.targets.values()]
+    return max(z.last for z in rows if z.reads == reads)
+
+  def _read(self, z_x: dict, sample: Sample, target: Target):
+    """What a target's representation is made of."""
+    z = target.representation
     if target.group == 'sp':
-      return own, None
+      return sample.y[z.reads]
+    if z.reads == 'pixels':
+      return sample.y['pixels'][target.of]
+    if z.reads != 'shared':
+      seen = sample.y[z.reads][target.of]
+      return seen[target.decoder if z.projected else 'tokens']
+    seen = z_x['shared'][target.of]
+    if z.projected:
+      return self.decoders[target.decoder].project(seen)
+    return seen['tokens']
+
+  def _ask(self, z_x: dict, sample: Sample, target: Target, component: int):
+    """What the component knows of itself, and t_y: where, or which text."""
+    count = sample.mixed.mask.shape[-1]
+    own = {k: v for k, v in z_x.items() if k != 'shared'}
+    cells = sample.mixed.cells
+    if cells is not None:
+      where = self.input.slice(component, count)
+      own['tokens'], cells = own['tokens'][:, where], cells[:, where]
+    if self.input.images == 2:
+      own.pop('cls', None)  # It has seen both images.
+    swap = neighbour if component == 1 else lambda x: x
+    if target.group == 'sp':
+      # Only a caption's decoder is told of its target: of the earlier pieces.
+      tells = target.of == 'text' and target.representation.tells
+      return own, swap(sample.y['text']) if tells else None
+    # The second image of input n is picture n XOR 1, with its own crops.
     x, y = sample.views[self.input.view], sample.views[target.of]
-    if component == 1:
-      # The second image of input n is picture n XOR 1, with its own crops.
-      x, y = jax.tree.map(neighbour, (x, y))
+    x, y = jax.tree.map(swap, (x, y))
     queries = _queries(self.input, target, sample.mixed, component)
     return own, Frame.between(round(count**0.5), x, y, cells, queries)
 
@@ -293,95 +319,3 @@ def _queries(
   visible = mixed.mask if component == 0 else ~mixed.mask
   order = jnp.argsort(visible, axis=-1, stable=True)
   return order[:, : cells - input_.owned(cells)].astype(jnp.int32)
-
-
-def loss_and_gradient(
-  objective: Objective,
-  params: Params,
-  ema: Params,
-  state: balance.State,
-  batch: dict,
-  key: Array,
-):
-  """L = L_SSP + lambda L_SP and its gradient with one pass back (eq. 13).
-
-  The gradient that each group sends to z_x is both what lambda is made of and
-  what is pulled back through the encoder, once: c_u + lambda c_m.
-
-  Args:
-    params: {'encoder', 'decoders_*', 'targets_*'}.
-    ema: {'encoder'}, the target encoder's parameters; {} if no target reads
-      features.
-    state: of the balance.
-    batch: see data/pipeline.py.
-    key: of this step.
-  Returns:
-    loss, gradient like `params`, the balance's new state, metrics.
-  """
-  k_sample, k_drop = jax.random.split(key)
-  apply = objective.apply
-  features = lambda images: apply(
-    {'params': ema}, images, method='encode_views'
-  )
-  sample = objective.sample(batch, features, k_sample)
-
-  z_x, pull_back = jax.vjp(
-    lambda theta: apply(
-      {'params': {'encoder': theta}},
-      sample.mixed,
-      rngs={'drop_path': k_drop},
-      method='encode',
-    ),
-    params['encoder'],
-  )
-  heads = {k: v for k, v in params.items() if k != 'encoder'}
-  losses, cotangents, head_gradients, metrics = {}, {}, {}, {}
-  for group in objective.groups:
-
-    def group_loss(z_x, heads, group=group):
-      return apply({'params': heads}, z_x, sample, group, method='group_loss')
-
-    (losses[group], measured), (cotangents[group], head_gradients[group]) = (
-      jax.value_and_grad(group_loss, (0, 1), has_aux=True)(z_x, heads)
-    )
-    metrics |= measured
-  weights = {group: 1.0 for group in objective.groups}
-  if len(weights) == 2:
-    g_u, g_m = norm(cotangents['ssp']), norm(cotangents['sp'])
-    weights['sp'], state = objective.balance(state, g_u, g_m)
-    metrics |= {'lambda': weights['sp'], 'g_u': g_u, 'g_m': g_m}
-
-  combine = lambda trees: jax.tree.map(
-    lambda *x: sum(w * y for w, y in zip(weights.values(), x, strict=True)),
-    *trees.values(),
-  )
-  (theta_gradient,) = pull_back(
-    jax.tree.map(lambda c, z: c.astype(z.dtype), combine(cotangents), z_x)
-  )
-  gradient = {'encoder': theta_gradient} | combine(head_gradients)
-  loss = combine(losses)
-  return loss, gradient, state, metrics | {'loss': loss}
-
-
-def norm(tree) -> Array:
-  """Global Frobenius norm of a pytree, in float32."""
-  squares = [
-    jnp.square(x.astype(jnp.float32)).sum() for x in jax.tree.leaves(tree)
-  ]
-  return jnp.sqrt(sum(squares))
-
-
-def zero_batch(
-  size: int, side: int, letters: tuple[str, ...], text_length: int = 0
-) -> dict:
-  """A batch of the pipeline's shapes and dtypes, all zeros but the boxes."""
-  view = lambda: {
-    'image': np.zeros((size, side, side, 3), np.uint8),
-    'box': np.tile(np.array([0, 0, 1, 1], np.float32), (size, 1)),
-    'flip': np.zeros(size, bool),
-  }
-  batch = {letter: view() for letter in letters}
-  batch['label'] = np.zeros(size, np.int32)
-  if text_length:
-    batch['text'] = np.ones((size, text_length), np.int32)
-  return batch

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from m3i_jax import sharding, views
 from m3i_jax.data import pipeline, sources
 from m3i_jax.data.tokenizer import Tokenizer
+from m3i_jax.gradient import Teachers
 from m3i_jax.objective import Objective, Sample
 from m3i_jax.panel import Panel
 from m3i_jax.representations import Represented
@@ -81,7 +82,9 @@ class Encoders:
     records = [source[int(i)] for i in batch.pop('record')]
     batch.pop('replaced')
     sample, answers = jax.device_get(
-      jax.jit(self._answers)(state.params, state.ema, batch)
+      jax.jit(self._answers)(
+        state.params, Teachers(state.ema, state.frozen), state.running, batch
+      )
     )
     captions = [r['text'][0] if r['text'] else '' for r in records]
     labels = [_name(source.classes, r['label']) for r in records]
@@ -109,22 +112,19 @@ class Encoders:
           )
     return self._picture(sample, targets)
 
-  def _answers(self, params, ema, batch):
+  def _answers(self, params, teachers: Teachers, running, batch):
     """The sample, and {target: {component: (z, zhat, cells)}}."""
     objective = self.objective
     apply = objective.apply
     sample = objective.sample(
-      batch,
-      lambda images: apply({'params': ema}, images, method='encode_views'),
-      jax.random.key(self.config.seed),
+      batch, teachers.features(objective), jax.random.key(self.config.seed)
     )
-    z_x = apply({'params': params}, sample.mixed, False, method='encode')
+    variables = {'params': params, 'running': running}
+    z_x = apply(variables, sample, False, method='encode')
     answers = {}
     for group in objective.groups:
-      predicted = apply(
-        {'params': params}, z_x, sample, group, method='predict'
-      )
-      z = apply({'params': params}, sample, group, method='represent')
+      predicted = apply(variables, z_x, sample, group, method='predict')
+      z = apply(variables, z_x, sample, group, method='represent')
       for name, by_component in predicted.items():
         answers[name] = {
           c: (

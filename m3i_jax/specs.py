@@ -58,3 +58,17 @@ def normal(spec, where: str) -> Mapping[str, Any]:
   if 'kind' not in spec:
     raise UserError(f'{where}.kind is missing')
   return spec
+
+
+def one_of(value: str, choices: tuple[str, ...], where: str) -> None:
+  """Raises UserError if a value is none of the choices."""
+  if value not in choices:
+    raise UserError(f'{where}={value!r}: choose from {", ".join(choices)}')
+
+
+def divides(part: int, whole: int, where: str) -> None:
+  """Raises UserError if a width cannot be split so."""
+  if whole % part:
+    raise UserError(
+      f'{where}={part} does not divide the width {whole}: choose a divisor'
+    )

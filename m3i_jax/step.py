@@ -5,9 +5,11 @@ from collections.abc import Callable
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from m3i_jax.objective import Objective, loss_and_gradient, norm
+from m3i_jax.gradient import Teachers, loss_and_gradient, norm
+from m3i_jax.objective import Objective
 from m3i_jax.optim import Schedule
 
 Metrics = dict[str, jax.Array]
@@ -20,8 +22,10 @@ class TrainState:
   Attributes:
     step: int32, steps done.
     params: {'encoder', 'decoders_*', 'targets_*'}, float32.
-    ema: {'encoder'}: xi, the moving average that encodes the target views; {}
-      if no target needs it.
+    ema: xi, the moving average of `Objective.averaged`, which encodes the target
+      views; {} if no target needs it.
+    frozen: {'teacher'}, a pre-trained target encoder; {} if there is none.
+    running: what regularizers keep from step to step, such as centres.
     opt_state: optax's.
     balance: of lambda, {} or {'g_u', 'g_m'}.
   """
@@ -29,6 +33,8 @@ class TrainState:
   step: jax.Array
   params: dict
   ema: dict
+  frozen: dict
+  running: dict
   opt_state: optax.OptState
   balance: dict
 
@@ -39,24 +45,21 @@ def init_state(
   seed: int,
   batch: dict,
 ) -> TrainState:
-  """A fresh state; `batch` gives shapes and dtypes only."""
+  """A fresh state; `batch` gives shapes and dtypes only.
+
+  The weights of a frozen teacher, too, are fresh: `state.replace` them.
+  """
   key = jax.random.key(seed)
-
-  def features(images):
-    width = objective.encoder.width
-    cells = (images[0].shape[1] // objective.encoder.patch) ** 2
-    return [jnp.zeros((len(x), cells, width)) for x in images]
-
-  sample = objective.sample(batch, features, key)
-  params = objective.init({'params': key}, sample)['params']
-  ema = {}
-  if objective.reading('features'):
-    # A copy: the donated state must not hold one buffer twice.
-    ema = {'encoder': jax.tree.map(jnp.copy, params['encoder'])}
+  variables = objective.init({'params': key}, batch, key)
+  params = variables['params']
+  teacher = {k: params.pop(k) for k in ('teacher',) if k in params}
   return TrainState(
     step=jnp.int32(0),
     params=params,
-    ema=ema,
+    # A copy: the donated state must not hold one buffer twice.
+    ema=jax.tree.map(jnp.copy, {k: params[k] for k in objective.averaged}),
+    frozen=teacher,
+    running=variables.get('running', {}),
     opt_state=optimizer.init(params),
     balance=objective.balance.init(),
   )
@@ -83,15 +86,44 @@ def make_train_step(
       {k: state.params[k] for k in state.ema},
     )
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    loss, gradient, balance, metrics = loss_and_gradient(
-      objective, state.params, ema, state.balance, batch, key
+    loss, gradient, running, balance, metrics = loss_and_gradient(
+      objective,
+      state.params,
+      Teachers(ema, state.frozen),
+      state.running,
+      state.balance,
+      batch,
+      key,
     )
     updates, opt_state = optimizer.update(
       gradient, state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
     metrics |= {'grad_norm': norm(gradient), 'ema_momentum': mu}
-    state = TrainState(state.step + 1, params, ema, opt_state, balance)
+    state = state.replace(
+      step=state.step + 1,
+      params=params,
+      ema=ema,
+      running=running,
+      opt_state=opt_state,
+      balance=balance,
+    )
     return state, metrics
 
   return train_step
+
+
+def zero_batch(
+  size: int, side: int, letters: tuple[str, ...], text_length: int = 0
+) -> dict:
+  """A batch of the pipeline's shapes and dtypes, all zeros but the boxes."""
+  view = lambda: {
+    'image': np.zeros((size, side, side, 3), np.uint8),
+    'box': np.tile(np.array([0, 0, 1, 1], np.float32), (size, 1)),
+    'flip': np.zeros(size, bool),
+  }
+  batch = {letter: view() for letter in letters}
+  batch['label'] = np.zeros(size, np.int32)
+  if text_length:
+    batch['text'] = np.ones((size, text_length), np.int32)
+  return batch

@@ -18,7 +18,7 @@ from m3i_jax import config as schema
 from m3i_jax.checkpoint import Checkpoints
 from m3i_jax.data import pipeline, sources, tokenizer
 from m3i_jax.errors import UserError
-from m3i_jax.objective import Objective, zero_batch
+from m3i_jax.objective import Objective
 from m3i_jax.optim import momentum
 
 
@@ -172,7 +172,7 @@ class _Run:
   def init(self) -> step.TrainState:
     """The state of step 0, a pure function of the config."""
     length = self.config.data.text_length if self.data.tokenizer else 0
-    shapes = zero_batch(
+    shapes = step.zero_batch(
       2, self.config.image_size, self.objective.view_letters, length
     )
     return step.init_state(

@@ -93,15 +93,18 @@ class Dense(nn.Module):
   width: int
   dtype: Dtype = jnp.float32
   kernel_init: Callable = nn.initializers.xavier_uniform()
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     shape = (x.shape[-1], self.width)
     kernel = self.param('kernel', self.kernel_init, shape)
-    bias = self.param('bias', nn.initializers.zeros, (self.width,))
     # The product's input gradient has the stream's dtype: so must its input.
-    x = x.astype(stream(self.dtype))
-    return product(x, kernel, self.dtype) + bias.astype(stream(self.dtype))
+    x = product(x.astype(stream(self.dtype)), kernel, self.dtype)
+    if not self.use_bias:
+      return x
+    bias = self.param('bias', nn.initializers.zeros, (self.width,))
+    return x + bias.astype(stream(self.dtype))
 
 
 class LayerNorm(nn.Module):
@@ -151,6 +154,12 @@ def standardized(x: Array, eps: float = 0.0) -> Array:
   axes = tuple(range(x.ndim - 1))
   x = x - x.mean(axes)
   return x * jax.lax.rsqrt(jnp.square(x).mean(axes) + eps)
+
+
+def unit(x: Array) -> Array:
+  """float32 of unit length over the last axis."""
+  x = x.astype(jnp.float32)
+  return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
 
 
 NORMS = {'layer': LayerNorm, 'batch': BatchNorm}
@@ -230,6 +239,46 @@ class Mlp(nn.Module):
     )
     y = gelu(dense(self.hidden, name='fc1')(x))
     return dense(x.shape[-1], name='fc2')(y)
+
+
+class Projection(nn.Module):
+  """Linear layers with activations between: [..., D] -> float32 [..., out].
+
+  Attributes:
+    hidden: widths of the layers before the last.
+    norm: before each activation: 'none', 'layer' or 'batch'.
+    last_norm: BatchNorm without affine at the end (MoCo v3).
+    activation: 'gelu' or 'relu'.
+    cosine: width of a bottleneck of unit length before a last layer without
+      bias whose columns have unit length, too (DINO); 0 for a plain last layer.
+  """
+
+  out: int
+  hidden: tuple[int, ...] = ()
+  norm: str = 'none'
+  last_norm: bool = False
+  activation: str = 'gelu'
+  cosine: int = 0
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    widths = (*self.hidden, self.cosine or self.out)
+    for n, width in enumerate(widths):
+      last = n + 1 == len(widths)
+      # A batch norm takes away what a bias adds.
+      bias = not self.last_norm if last else self.norm != 'batch'
+      x = Dense(width, self.dtype, use_bias=bias, name=f'fc{n + 1}')(x)
+      if not last:
+        if self.norm != 'none':
+          x = NORMS[self.norm](name=f'norm{n + 1}')(x)
+        x = gelu(x) if self.activation == 'gelu' else nn.relu(x)
+    x = x.astype(jnp.float32)
+    if self.cosine:
+      init = nn.initializers.normal(0.02)
+      kernel = self.param('prototypes', init, (self.cosine, self.out))
+      x = unit(x) @ unit(kernel.T).T
+    return BatchNorm(affine=False)(x) if self.last_norm else x
 
 
 class Block(nn.Module):
