@@ -119,15 +119,18 @@ def assignment(z, prototypes, tau):
   return softmax(unit(z) @ unit(prototypes).T / tau)
 
 
-def msn(p, z, prototypes, tau=0.1, sharpening=0.25):
-  """(cross-entropy, log K - H(mean prediction)), whose sum is the loss.
+def msn_target(z, prototypes, tau=0.1, sharpening=0.25):
+  """Assignments raised to 1 / sharpening, normalised again; no gradient.
 
-  Assran et al. 2022, eq. 1 and facebookresearch/msn, src/losses.py: the
-  target's assignment is raised to 1 / sharpening and normalised again.
+  Assran et al. 2022, section 3; facebookresearch/msn, src/losses.py.
   """
+  share = assignment(z, prototypes, tau) ** (1 / sharpening)
+  return share / share.sum(-1, keepdims=True)
+
+
+def msn(p, target, prototypes, tau=0.1):
+  """(cross-entropy, log K - H(mean prediction)), whose sum is the loss."""
   predicted = assignment(p, prototypes, tau)
-  target = assignment(z, prototypes, tau) ** (1 / sharpening)
-  target /= target.sum(-1, keepdims=True)
   mean = predicted.mean(0)
   entropy = -(mean * np.log(mean)).sum()
   cross = -(target * np.log(predicted)).sum(-1).mean()
