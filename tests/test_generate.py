@@ -125,9 +125,9 @@ def beam_search(said, length, beams):
   return kept[0]
 
 
-@pytest.mark.parametrize('beams', [2, 4])
+@pytest.mark.parametrize('beams', [2, 3])
 def test_beam_search_by_lists(beams):
-  score = table(9, 8, 0)
+  score = table(9, 8, 3)
   text, mean = generate(score, ENDS, 8, beams=beams)
   for n in range(4):
 
