@@ -15,8 +15,8 @@ from m3i_jax.inputs import Mixed
 from m3i_jax.objective import Sample
 from m3i_jax.views import View
 
-VALUE = 2e-6  # of the loss, relative
-LARGEST = 5e-6  # of an array's largest entry: predictions, gradients
+VALUE = 1e-6  # of the loss, relative
+LARGEST = 3e-6  # of an array's largest entry: predictions, gradients
 GRID, PATCH, WIDTH, DECODER = 5, 4, 24, 32
 # MAE's position codes have the columns first, the package's the rows. So the
 # halves of the decoder's channels change places, in all that writes or reads

@@ -31,8 +31,8 @@ from m3i_jax.target import Target
 from tests import references as paper
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
-VALUE = 2e-6  # relative
-GRADIENT = 5e-6  # of a gradient's largest entry
+VALUE = 1e-6  # relative
+GRADIENT = 3e-6  # of a gradient's largest entry
 VALID = np.array([True, False, True, True, False, True])
 
 
