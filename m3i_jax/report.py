@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from m3i_jax import curves, panel_figure, panel_html
 from m3i_jax import panel as panel_lib
 from m3i_jax.errors import UserError
@@ -146,26 +144,25 @@ def _curves(history: Sequence[Mapping[str, Any]], results: Rows) -> str:
   blocks = []
   for section, metrics in curves.sections(history).items():
     figures = ''.join(
-      _curve(key, *points, _levels(results, key))
-      for key, points in metrics.items()
+      _curve(key, curve, _levels(results, key))
+      for key, curve in metrics.items()
     )
     blocks.append(f'<h3>{section}</h3><div class="curves">{figures}</div>')
   if not blocks:
     return ''
   return f"""<section>
 <h2>Curves</h2>
-<p>Over steps, under the name that metrics.jsonl has, with the last value.</p>
+<p>Over steps, under the name that metrics.jsonl has, with the last value.
+Dashed beside a target's loss: what the best constant prediction costs.</p>
 {''.join(blocks)}
 </section>"""
 
 
-def _curve(
-    key: str, steps: np.ndarray, values: np.ndarray, levels: dict[str, float]
-) -> str:
-  image = panel_html.image(curves.draw(steps, values, levels), key)
+def _curve(key: str, curve: curves.Curve, levels: dict[str, float]) -> str:
+  image = panel_html.image(curves.draw(curve, levels), key)
   return (
     f'<figure><figcaption><code>{html.escape(key)}</code>'
-    f'<span>{values[-1]:.3g}</span></figcaption>{image}</figure>'
+    f'<span>{curve.values[-1]:.3g}</span></figcaption>{image}</figure>'
   )
 
 

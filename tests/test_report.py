@@ -84,9 +84,38 @@ def test_a_directory_without_a_run(tmp_path):
 def test_curves_keep_numbers_and_sort_them():
   found = curves.sections(HISTORY)
   assert list(found) == ['Evaluations, %', 'Losses', 'Balance and gradients']
-  steps, values = found['Losses']['loss']
+  steps, values, floor = found['Losses']['loss']
   np.testing.assert_array_equal(steps, [0, 10, 20, 30])
   np.testing.assert_array_equal(values, [5, 4, 3, 2])
+  assert floor is None
+
+
+def test_what_a_step_measures_has_its_section():
+  keys = {
+    'eval/knn/top1': 0, 'loss': 1, 'loss/text': 1, 'target_std/inter': 2,
+    'target_rank/inter': 2, 'cosine_within/inter': 2, 'cosine_across/text': 2,
+    'agreement/text': 2, 'alarm/inter': 2, 'top1/text': 3, 'correlation/b': 3,
+    'lambda': 4, 'g_u': 4, 'g_m': 4, 'grad_norm': 4, 'learning_rate': 5,
+    'ema_momentum': 5, 'step_ms': 6, 'input_wait_percent': 6,
+  }  # fmt: skip
+  found = curves.sections([dict.fromkeys(keys, 1.0) | {'step': 1}])
+  names = [name for name, _ in curves.SECTIONS]
+  assert {
+    key: names.index(name) for name, part in found.items() for key in part
+  } == keys
+
+
+def test_a_floor_goes_with_its_loss():
+  rows = [
+    {'step': 1, 'loss/a': 2.0, 'floor/a': 1.5},
+    {'step': 2, 'loss/a': 1.0},
+    {'step': 3, 'loss/a': 0.5, 'floor/a': 1.25},
+  ]
+  (losses,) = curves.sections(rows).values()
+  assert list(losses) == ['loss/a']
+  np.testing.assert_array_equal(losses['loss/a'].floor, [1.5, 1.375, 1.25])
+  alone = curves.Curve(*losses['loss/a'][:2])
+  assert curves.draw(losses['loss/a'], {}) != curves.draw(alone, {})
 
 
 def test_smoothing_keeps_lines_and_means():
