@@ -128,29 +128,61 @@ def debug(config: ConfigDict) -> None:
   config.update(
     batch_size=16, total_steps=5, log_every=1, eval_every=0, image_size=32
   )
-  config.model.update(
-    variant='', width=32, depth=2, heads=2, hidden=64, patch=patch
+  shrink(
+    config,
+    dict(width=32, depth=2, heads=2, hidden=64),
+    dict(width=32, depth=1, heads=2, hidden=64),
   )
-  config.model.dtype = 'float32'
-  config.decoders = {
-    name: dict(kind=spec) if isinstance(spec, str) else spec
-    for name, spec in config.decoders.items()
-  }
-  for decoder in config.decoders.values():
-    small = dict(heads=2)
-    if decoder.kind == 'dense':
-      small |= dict(width=32, depth=1, hidden=64)
-    elif decoder.get('out'):
-      small |= dict(out=32)
-    decoder.update(small)
-  for target in config.targets.values():
-    spec = target.representation
-    if isinstance(spec, ConfigDict) and spec.kind == 'text':
-      spec.update(variant='', width=32, depth=1, heads=2, hidden=64)
+  config.model.update(patch=patch, dtype='float32')
   config.panel.split = 'test'
   config.evals = ConfigDict(
     dict(knn=dict(kind='knn', train='train', test='test', label='label', k=5))
   )
+
+
+def shrink(config: ConfigDict, model: dict, decoder: dict) -> None:
+  """Makes the encoder, and every part beside it, small; a method stays itself.
+
+  Args:
+    model: width, depth, heads, hidden of the encoder, which the vectors of
+      whole pictures, the text tower and the projectors are at most as wide as.
+    decoder: the same of the dense and the caption decoder, at most.
+  """
+  config.model.update(model, variant='')
+  vector = dict(model, out=model['width'], cosine=model['width'] // 2)
+  vector |= dict(count=64, last=model['depth'], variant='')
+  inner = dict(decoder, projector=1, depth_uni=1, depth_multi=1)
+  sizes = ('width', 'heads', 'hidden')
+  given = {
+    'dense': (*sizes, 'depth'),
+    'caption': (*sizes, 'depth_uni', 'depth_multi'),
+    'text': (*sizes, 'depth'),
+    'pool': ('heads',),
+  }
+
+  def small(spec, caps, kinds=given):
+    spec = dict(kind=spec) if isinstance(spec, str) else dict(spec)
+    for key in kinds.get(spec['kind'], ()):
+      spec.setdefault(key, caps[key])
+    return {k: _at_most(v, caps[k]) if k in caps else v
+            for k, v in spec.items()}  # fmt: skip
+
+  with config.ignore_type():
+    for name, spec in config.decoders.items():
+      kind = spec if isinstance(spec, str) else spec.kind
+      caps = inner if kind in ('dense', 'caption') else vector
+      config.decoders[name] = small(spec, caps)
+    for row in config.targets.values():
+      kinds = {'text': given['text']}
+      row.representation = small(row.representation, vector, kinds)
+      if row.get('predictor'):
+        row.predictor = small(row.predictor, vector, {})
+
+
+def _at_most(value, cap):
+  if isinstance(value, tuple):
+    return tuple(min(v, cap) for v in value)
+  return min(value, cap)
 
 
 def check(config: ConfigDict, devices: int) -> None:

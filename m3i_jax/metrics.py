@@ -19,6 +19,7 @@ import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from m3i_jax.alarm import CollapseAlarm
 from m3i_jax.errors import UserError
 
 NAME = 'metrics.jsonl'
@@ -161,15 +162,18 @@ class StepLog:
   """Reads a step's metrics after the next step is on its way.
 
   rate: step -> learning rate. batch_size: B. every: steps between two rows.
+  alarm: shown each row; what it says is printed.
   """
 
   def __init__(
-    self, writer: Writer, bar: Progress, rate, batch_size: int, every: int
-  ):
+    self, writer: Writer, bar: Progress, rate, batch_size: int, every: int,
+    alarm: CollapseAlarm | None = None,
+  ):  # fmt: skip
     self.writer, self.bar, self.rate = writer, bar, rate
+    self.alarm = alarm or CollapseAlarm([])
     self.batch_size, self.every = batch_size, every
     self.pending = None
-    self.bad = 0
+    self.counts = {'replaced_pictures': 0}
     self._restart()
 
   def _restart(self):
@@ -193,7 +197,12 @@ class StepLog:
 
   def replaced(self, count: int) -> None:
     """Counts pictures that could not be read."""
-    self.bad += int(count)
+    self.counts['replaced_pictures'] += int(count)
+
+  def truncated(self, count: int) -> None:
+    """Counts texts that were cut; a run without texts has no such number."""
+    before = self.counts.get('truncated_texts', 0)
+    self.counts['truncated_texts'] = before + int(count)
 
   def step(self, done: int, measured: dict[str, jax.Array]) -> None:
     """Takes the metrics of step `done`; tells those of the step before."""
@@ -221,8 +230,10 @@ class StepLog:
       'step_ms': 1e3 * seconds,
       'images_per_s': self.batch_size / seconds,
       'input_wait_percent': 100 * self.waited / (self.steps * seconds),
-      'replaced_pictures': self.bad,
-    }
+    } | self.counts
+    for line in self.alarm.check(done, row):
+      self.bar.print(line)
+    row |= {f'alarm/{name}': 1.0 for name in sorted(self.alarm.active)}
     self.writer.write(done, row | (more or {}))
     self.bar.update(
       done, f'loss {row["loss"]:.3f}, {row["images_per_s"]:.0f} images/s'

@@ -13,7 +13,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from m3i_jax import build, evals, metrics, report, sharding, showcase, step
+from m3i_jax import (
+  build,
+  evals,
+  metrics,
+  report,
+  sharding,
+  showcase,
+  step,
+  weights,
+)
 from m3i_jax import config as schema
 from m3i_jax.checkpoint import Checkpoints
 from m3i_jax.data import pipeline, sources, tokenizer
@@ -70,7 +79,9 @@ def train(config: ConfigDict, workdir: str) -> bool:
   """
   schema.check(config, jax.device_count())
   mesh = sharding.make_mesh(**config.mesh)
-  build.build(config, classes=1, vocabulary=1)  # its mistakes come first
+  teacher = weights.describe(config.teacher) if config.teacher else None
+  # Its mistakes come first.
+  build.build(config, classes=1, vocabulary=1, teacher_model=teacher)
   run = build.evaluators(config), build.optimizer(config)
   check_splits(config, run[0])
   workdir = claim(config, Path(workdir))
@@ -79,6 +90,7 @@ def train(config: ConfigDict, workdir: str) -> bool:
     config,
     len(data.source.classes),
     data.tokenizer.vocab_size if data.tokenizer else 0,
+    teacher,
   )
   data.recipe = _recipe(config, objective, data)
   with jax.set_mesh(mesh):
@@ -167,7 +179,11 @@ class _Run:
     """Made where it will lie: no device ever holds all of it."""
     abstract = jax.eval_shape(self.init)
     shardings = sharding.state_shardings(self.mesh, abstract)
-    return jax.jit(self.init, out_shardings=shardings)()
+    state = jax.jit(self.init, out_shardings=shardings)()
+    if not state.frozen:
+      return state
+    loaded = {'teacher': weights.load(self.config.teacher)}
+    return state.replace(frozen=jax.device_put(loaded, shardings.frozen))
 
   def init(self) -> step.TrainState:
     """The state of step 0, a pure function of the config."""

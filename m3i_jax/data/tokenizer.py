@@ -1,7 +1,6 @@
 """SentencePiece pieces of captions: trained in memory, fixed in length."""
 
 import io
-import threading
 from collections.abc import Iterable
 
 import numpy as np
@@ -55,14 +54,27 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> bytes:
 class Tokenizer:
   """Turns text into a fixed number of token ids.
 
-  `truncated` counts the texts that were longer, in this process.
+  Raises:
+    UserError: bytes that are no SentencePiece model, or one whose PAD, UNKNOWN,
+      CLS and EOS are not 0 to 3.
   """
 
   def __init__(self, model: bytes):
     self.model = model
-    self.truncated = 0
-    self._lock = threading.Lock()
-    self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+    pieces = sentencepiece.SentencePieceProcessor()
+    try:
+      pieces.LoadFromSerializedProto(model)
+    except RuntimeError as error:
+      raise UserError(
+        'the tokenizer is no SentencePiece model: name another file'
+      ) from error
+    ids = pieces.pad_id(), pieces.unk_id(), pieces.bos_id(), pieces.eos_id()
+    if ids != (PAD, UNKNOWN, CLS, EOS):
+      raise UserError(
+        f'the tokenizer has the ids {ids} of pad, unk, bos and eos: train it '
+        'with --pad_id=0 --unk_id=1 --bos_id=2 --eos_id=3'
+      )
+    self._pieces = pieces
 
   def __reduce__(self):
     return Tokenizer, (self.model,)
@@ -71,19 +83,25 @@ class Tokenizer:
   def vocab_size(self) -> int:
     return self._pieces.vocab_size()
 
+  def pieces(self, text: str) -> list[int]:
+    """CLS, the ids of the whole text, EOS."""
+    return [CLS, *self._pieces.encode(text), EOS]
+
   def encode(self, text: str, length: int) -> np.ndarray:
-    """int32 [T]: CLS, the pieces, EOS, then PAD; long texts lose their end."""
-    ids = [CLS, *self._pieces.encode(text), EOS]
-    if len(ids) > length:
-      with self._lock:
-        self.truncated += 1
-      ids = [*ids[: length - 1], EOS]
-    tokens = np.zeros(length, np.int32)
-    tokens[: len(ids)] = ids
-    return tokens
+    """int32 [T]: `pieces`, then PAD; a longer text loses its end, see `fit`."""
+    return fit(self.pieces(text), length)
 
   def decode(self, tokens: np.ndarray) -> str:
     """The text of the ids before the first EOS, without CLS and PAD."""
     ids = [int(token) for token in tokens]
     ids = ids[: ids.index(EOS)] if EOS in ids else ids
     return self._pieces.decode([i for i in ids if i not in (PAD, CLS)])
+
+
+def fit(pieces: list[int], length: int) -> np.ndarray:
+  """int32 [length]: filled up with PAD, or cut, with EOS at the end."""
+  tokens = np.full(length, PAD, np.int32)
+  tokens[: len(pieces)] = pieces[:length]
+  if len(pieces) > length:
+    tokens[-1] = EOS
+  return tokens

@@ -1,0 +1,81 @@
+"""Weights of an encoder in one file: arrays in safetensors, and what they are.
+
+The file says of itself which model it holds, so nothing else is needed to build
+it again. A run's directory is read in the same way.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import traverse_util
+
+from m3i_jax import checkpoint
+from m3i_jax.errors import UserError
+
+Model = dict[str, Any]
+
+
+def save(path: str | os.PathLike, encoder: Mapping, model: Mapping) -> None:
+  """Writes an encoder's parameters, atomically.
+
+  Args:
+    encoder: nested dict of arrays, as in the train state's 'encoder'.
+    model: the fields of config.model that built it.
+  """
+  flat = {
+    name: np.asarray(x)
+    for name, x in traverse_util.flatten_dict(dict(encoder), sep='/').items()
+  }
+  path = Path(path)
+  unfinished = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+  safetensors.numpy.save_file(
+    flat, unfinished, {'model': json.dumps(dict(model))}
+  )
+  os.replace(unfinished, path)
+
+
+def describe(path: str | os.PathLike) -> Model:
+  """The model that a file, or a run's directory, holds: fields of config.model.
+
+  Raises:
+    UserError: there is no such file, or it is of another kind.
+  """
+  path = Path(path)
+  if path.is_dir():
+    return dict(checkpoint.restore_config(str(path))['model'])
+  try:
+    with safetensors.safe_open(path, framework='numpy') as file:
+      told = json.loads((file.metadata() or {}).get('model', 'null'))
+  except (OSError, safetensors.SafetensorError, struct.error) as error:
+    raise UserError(
+      f'cannot read weights from {path} ({error}): name a .safetensors file '
+      'of m3i_jax, or the workdir of a run'
+    ) from error
+  if not isinstance(told, dict):
+    raise UserError(
+      f'{path} does not say which model it holds: write it with '
+      'm3i_jax.weights.save'
+    )
+  return told
+
+
+def load(path: str | os.PathLike) -> dict:
+  """The encoder's parameters, float32 NumPy arrays in nested dicts.
+
+  Of a run they are the online encoder's newest.
+  """
+  path = Path(path)
+  if path.is_dir():
+    return checkpoint.restore_params(str(path))['encoder']
+  describe(path)
+  flat = safetensors.numpy.load_file(path)
+  return traverse_util.unflatten_dict(
+    {name: x.astype(np.float32) for name, x in flat.items()}, sep='/'
+  )
