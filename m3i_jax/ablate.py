@@ -145,7 +145,7 @@ class Ablation:
     self.all = [(name, seed) for seed in seeds for name in ablation.rows]
     self.todo = [run for run in self.all if run[0] in (names or ablation.rows)]
     self.runs: dict[tuple[str, int], ablate_runs.Run] = {}
-    self.failed: dict[str, str] = {}
+    self.failed: list[str] = []
     self.child: subprocess.Popen | None = None
     self.stopped = False
 
@@ -165,9 +165,9 @@ class Ablation:
       if code and self.stopped:
         break
       if code:
-        self.failed[f'{name}/{seed}'] = line = self.failure(name, seed)
+        self.failed.append(self.failure(name, seed))
         if not metrics.read(directory(self.workdir, name, seed)):
-          raise UserError(line)  # before its first step: others would, too
+          break  # before its first step: others would, too
       self.tell()
       done += 1
       bar.update(done, self.note(name, seed))
@@ -177,8 +177,7 @@ class Ablation:
     if self.stopped and done < len(self.todo):
       return False
     if self.failed:
-      raise UserError(f'{len(self.failed)} of {len(self.todo)} runs failed: '
-                      + '; '.join(self.failed.values()))
+      raise UserError('; '.join(self.failed))
     print((self.workdir / 'ablation.md').read_text())
     return True
 
@@ -232,7 +231,7 @@ class Ablation:
   def failure(self, name: str, seed: int) -> str:
     path = directory(self.workdir, name, seed)
     line = last_line(path).removeprefix('m3i_jax: ')
-    return f'{name}/{seed}: {line} (see {path}/log.txt)'
+    return f'{name}/{seed} failed: {line} (see {path}/log.txt)'
 
 
 def last_line(path: Path) -> str:

@@ -18,7 +18,7 @@ def write(
   ablation: ConfigDict,
   workdir: Path,
   runs: Mapping[tuple[str, int], Run],
-  failed: Mapping[str, str],
+  failed: Sequence[str],
 ) -> None:
   """ablation.md, .csv and .png of the runs that have finished."""
   rows, baselines = collect(ablation, runs)
@@ -39,7 +39,7 @@ def markdown(
   rows: Sequence[Row],
   baselines: Sequence[Row],
   about: Mapping[str, str],
-  failed: Mapping[str, str],
+  failed: Sequence[str],
 ) -> str:
   """The two tables, the paper's orders, and how to read them."""
   c = ablation
@@ -70,7 +70,7 @@ def markdown(
     parts.append('One seed has no spread: no difference here is established.')
   if failed:
     parts.append('## Failed')
-    parts += [f'- {name}: {line}' for name, line in failed.items()]
+    parts.append('\n'.join(f'- {line}' for line in failed))
   return '\n\n'.join(parts) + '\n'
 
 
