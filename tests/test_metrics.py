@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3i_jax import metrics
+from m3i_jax import alarm, metrics
 from m3i_jax.errors import UserError
 
 
@@ -126,3 +126,30 @@ def test_unreadable_pictures_are_counted(tmp_path):
   log.step(1, {'loss': jnp.float32(1)})
   log.flush()
   assert metrics.read(tmp_path)[0]['replaced_pictures'] == 3
+
+
+def test_a_collapse_is_printed_once_and_marked(tmp_path):
+  log = step_log(tmp_path, every=1)
+  log.alarm = alarm.CollapseAlarm(['inter'])
+  for step in range(1, alarm.ROWS + 3):
+    log.step(step, {'loss': 1.0, 'target_std/inter': jnp.float32(0.01)})
+  log.flush()
+  shown = log.bar._file.getvalue().splitlines()
+  assert sum('target inter has collapsed' in line for line in shown) == 1
+  marks = [row.get('alarm/inter') for row in metrics.read(tmp_path)]
+  assert marks == [None] * (alarm.ROWS - 1) + [1.0] * 3
+
+
+def test_cut_texts_are_counted_where_there_are_texts(tmp_path):
+  log = step_log(tmp_path, every=1)
+  log.step(1, {'loss': jnp.float32(1)})
+  log.flush()
+  log.truncated(0)
+  log.step(2, {'loss': jnp.float32(1)})
+  log.flush()
+  log.truncated(np.int64(3))
+  log.truncated(2)
+  log.step(3, {'loss': jnp.float32(1)})
+  log.flush()
+  counts = [row.get('truncated_texts') for row in metrics.read(tmp_path)]
+  assert counts == [None, 0, 5]

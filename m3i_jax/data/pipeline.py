@@ -18,12 +18,11 @@ from absl import flags, logging
 from PIL import Image
 
 from m3i_jax.data.pictures import PictureError, open_picture, to_rgb
-from m3i_jax.data.sources import Record, Source
-from m3i_jax.data.tokenizer import Tokenizer, fit
+from m3i_jax.data.sources import Source
+from m3i_jax.data.texts import Text
 from m3i_jax.errors import UserError
 
 MAX_REPLACEMENTS = 100  # unreadable records in a row before giving up
-_MEASURED = 2000  # captions that tell whether texts fit
 _CHUNK = 32  # rows that one thread makes at a time
 _STREAMS = {'text': 0, 'a': 1, 'b': 2}  # independent draws of one position
 
@@ -41,16 +40,6 @@ class Crop:
   scale: tuple[float, float] = (.08, 1.)
   ratio: tuple[float, float] = (3 / 4, 4 / 3)
   flip: float = .5
-
-
-@dataclasses.dataclass(frozen=True)
-class Text:
-  """How a caption becomes `length` tokens, with tags after it now and then."""
-
-  tokenizer: Tokenizer
-  length: int
-  tags_probability: float = 0.
-  max_tags: int = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,36 +122,11 @@ def sample(
     if recipe.label:
       row['label'] = np.int32(record['label'])
     if recipe.text:
-      row |= _tokens(record, _rng(seed, position, 'text'), recipe.text)
+      row |= recipe.text.row(record, _rng(seed, position, 'text'))
     return row | {'record': np.int32(index), 'replaced': np.bool_(offset > 0)}
   raise UserError(
       f'{MAX_REPLACEMENTS} pictures in a row cannot be read, the last is '
       f'{record["id"]!r}: check the data set'
-  )
-
-
-def truncation(source: Source, text: Text) -> str:
-  """One line about the first captions that are too long; '' if there is none.
-
-  A caption is as long as it is with the longest tags that may come with it.
-  """
-  size = lambda words: len(text.tokenizer.pieces(words))
-  most = text.max_tags if text.tags_probability else 0
-  lengths = []
-  for index in range(len(source)):
-    record = source[index]
-    tags = sorted(record['tags'], key=size, reverse=True)[:most]
-    lengths += [size(_tagged(words, tags)) for words in record['text']]
-    if len(lengths) >= _MEASURED:
-      break
-  long = sum(length > text.length for length in lengths)
-  if not long:
-    return ''
-  return (
-      f'{long} of {"the first " * (index + 1 < len(source))}{len(lengths)} '
-      f'captions{" with their tags" if most else ""} are longer than '
-      f'config.data.text_length={text.length} and lose their end: '
-      f'{max(lengths)} would fit all of them'
   )
 
 
@@ -271,28 +235,6 @@ def _draft(
       None, (math.ceil(width * needed), math.ceil(height * needed))
   )
   return width / done[1][2] if done else 1
-
-
-def _tokens(
-    record: Record, rng: np.random.Generator, text: Text
-) -> dict[str, Any]:
-  captions, tags = record['text'], record['tags']
-  pieces = []
-  if captions:
-    caption = captions[rng.integers(len(captions))]
-    if tags and rng.random() < text.tags_probability:
-      count = rng.integers(1, min(text.max_tags, len(tags)) + 1)
-      chosen = rng.permutation(len(tags))[:count]
-      caption = _tagged(caption, [tags[i] for i in chosen])
-    pieces = text.tokenizer.pieces(caption)
-  return {
-      'text': fit(pieces, text.length),
-      'truncated': np.bool_(len(pieces) > text.length),
-  }
-
-
-def _tagged(caption: str, tags: Sequence[str]) -> str:
-  return f'{caption}: {", ".join(tags)}' if tags else caption
 
 
 def _rng(seed: int, position: int, stream: str) -> np.random.Generator:

@@ -239,6 +239,7 @@ def test_batch_contract(shapes):
       'b': {'image': ('uint8', (12, 8, 8, 3))} | view,
       'label': ('int32', (12,)),
       'text': ('int32', (12, 24)),
+      'truncated': ('bool', (12,)),
       'record': ('int32', (12,)),
       'replaced': ('bool', (12,)),
   }
@@ -322,30 +323,3 @@ def test_nothing_but_broken_records():
         loader(Listed([b'no'] * 3), WHOLE, seed=0, batch_size=2, start_step=0,
                stop_step=1)
     )
-
-
-def test_captions_and_tags():
-  tags = ('red', 'green', 'blue', 'grey')
-  captions = ('one cat', 'two dogs')
-  source = Listed([_noise(0)], text=captions, tags=tags)
-  tokenizer = Tokenizer(train_tokenizer([*captions, *tags, ': ,'], 400))
-  recipe = Recipe({}, text=Text(tokenizer, 40, .5, max_tags=2))
-  seen = {'plain': 0, 1: 0, 2: 0}
-  first = set()
-  for position in range(400):
-    text = tokenizer.decode(sample(source, 0, position, recipe)['text'])
-    caption, _, rest = text.partition(': ')
-    first.add(caption)
-    chosen = rest.split(', ') if rest else []
-    assert len(set(chosen)) == len(chosen) and set(chosen) <= set(tags)
-    seen[len(chosen) or 'plain'] += 1
-  assert first == set(captions)
-  assert abs(seen['plain'] - 200) < 50  # 5 sigma
-  assert abs(seen[1] - seen[2]) < 70  # 5 sigma
-
-
-def test_no_caption_is_all_padding():
-  tokenizer = Tokenizer(train_tokenizer(['a cat'], 300))
-  recipe = Recipe({}, label=True, text=Text(tokenizer, 6))
-  row = sample(Listed([_noise(0)]), 0, 0, recipe)
-  assert row['text'].tolist() == [0] * 6

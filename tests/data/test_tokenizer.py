@@ -1,10 +1,12 @@
-"""SentencePiece in memory: the same model every time, nothing cut silently."""
+"""SentencePiece in memory: the same model every time."""
 
+import io
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import sentencepiece
 
 from m3i_jax.data.tokenizer import (
   CLS,
@@ -12,6 +14,7 @@ from m3i_jax.data.tokenizer import (
   PAD,
   UNKNOWN,
   Tokenizer,
+  fit,
   train_tokenizer,
 )
 from m3i_jax.errors import UserError
@@ -56,29 +59,39 @@ def test_text_comes_back_lower_cased_and_whole(model):
   )
 
 
-def test_truncation_is_counted(model):
+def test_a_long_text_loses_its_end_and_keeps_eos(model):
   tokenizer = Tokenizer(model)
-  whole = tokenizer.encode('small red house', 64)
-  used = int((whole != PAD).sum())
-  np.testing.assert_array_equal(
-      tokenizer.encode('small red house', used), whole[:used]
-  )
-  assert tokenizer.truncated == 0
-  short = tokenizer.encode('small red house', used - 1)
-  assert tokenizer.truncated == 1
-  assert short[-1] == EOS
-  np.testing.assert_array_equal(short[:-1], whole[: used - 2])
+  pieces = tokenizer.pieces('small red house')
+  whole = tokenizer.encode('small red house', len(pieces))
+  np.testing.assert_array_equal(whole, pieces)
+  short = tokenizer.encode('small red house', len(pieces) - 1)
+  np.testing.assert_array_equal(short, [*pieces[:-2], EOS])
+  assert fit([], 3).tolist() == [PAD] * 3
 
 
 def test_threads_share_a_tokenizer(model):
   tokenizer = Tokenizer(model)
   texts = CAPTIONS * 20
   want = [tokenizer.encode(text, 4) for text in texts]
-  counted = tokenizer.truncated
   with ThreadPoolExecutor(4) as pool:
     got = list(pool.map(lambda text: tokenizer.encode(text, 4), texts))
   np.testing.assert_array_equal(got, want)
-  assert tokenizer.truncated == 2 * counted > 0
+
+
+@pytest.mark.parametrize('content', [b'', b'no model', bytes(50)])
+def test_what_is_no_model(content):
+  with pytest.raises(UserError, match='no SentencePiece model'):
+    Tokenizer(content)
+
+
+def test_a_model_with_other_ids():
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(CAPTIONS), model_writer=model, vocab_size=40,
+      hard_vocab_limit=False, minloglevel=2,
+  )
+  with pytest.raises(UserError, match=r'\(-1, 0, 1, 2\).*--pad_id=0'):
+    Tokenizer(model.getvalue())
 
 
 def test_pickling_keeps_the_model(model):

@@ -1,0 +1,82 @@
+"""Captions with tags as tokens; no text is cut silently."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from m3i_jax.data.texts import Text, truncation
+from m3i_jax.data.tokenizer import EOS, Tokenizer, train_tokenizer
+
+
+@pytest.fixture(scope='module')
+def tokenizer():
+  return Tokenizer(train_tokenizer(['large red cat', 'red cat', 'cat'], 300))
+
+
+def test_captions_and_tags():
+  tags = ('red', 'green', 'blue', 'grey')
+  captions = ('one cat', 'two dogs')
+  tokenizer = Tokenizer(train_tokenizer([*captions, *tags, ': ,'], 400))
+  text, rng = Text(tokenizer, 40, .5, max_tags=2), np.random.default_rng(0)
+  seen = {'plain': 0, 1: 0, 2: 0}
+  first = set()
+  for _ in range(400):
+    row = text.row({'text': captions, 'tags': tags}, rng)
+    caption, _, rest = tokenizer.decode(row['text']).partition(': ')
+    first.add(caption)
+    chosen = rest.split(', ') if rest else []
+    assert len(set(chosen)) == len(chosen) and set(chosen) <= set(tags)
+    seen[len(chosen) or 'plain'] += 1
+  assert first == set(captions)
+  assert abs(seen['plain'] - 200) < 50  # 5 sigma
+  assert abs(seen[1] - seen[2]) < 70  # 5 sigma
+
+
+def test_no_caption_is_all_padding(tokenizer):
+  row = Text(tokenizer, 6).row({'text': (), 'tags': ('cat',)}, None)
+  assert row['text'].tolist() == [0] * 6 and not row['truncated']
+
+
+def test_a_row_tells_whether_its_text_was_cut(tokenizer):
+  record = {'text': ('large red cat',), 'tags': ()}
+  rng = np.random.default_rng(0)
+  length = len(tokenizer.pieces('large red cat'))
+  for room, cut in ((length, False), (length - 1, True)):
+    row = Text(tokenizer, room).row(record, rng)
+    assert row['truncated'] == cut and row['text'][-1] == EOS
+
+
+def test_the_warning_counts_and_names_the_length_that_fits(tokenizer):
+  source = [
+      {'text': ('red cat', 'large red cat'), 'tags': ()},
+      {'text': (), 'tags': ('red',)},
+      {'text': ('cat',), 'tags': ('red', 'large', 'red cat')},
+  ]
+  size = lambda words: len(tokenizer.pieces(words))
+  longest = size('large red cat')
+  assert truncation(source, Text(tokenizer, longest)) == ''
+  line = truncation(source, Text(tokenizer, longest - 1))
+  assert line.startswith('1 of the first 3 captions are longer than ')
+  assert f'text_length={longest - 1} ' in line
+  assert line.endswith(f'; {longest} would fit all of these')
+  # The longest tags that may follow, and no more of them.
+  tagged = max(size('cat: red cat, large'), size('cat: large, red cat'))
+  text = Text(tokenizer, tagged, .5, max_tags=2)
+  assert truncation(source, text) == ''
+  text = dataclasses.replace(text, length=size('cat: red cat, large') - 1)
+  assert '1 of the first 3 captions with their longest tags' in truncation(
+      source, text
+  )
+
+
+def test_the_warning_looks_at_the_first_records_alone(tokenizer):
+  class Endless:
+    def __len__(self):
+      return 10**9
+
+    def __getitem__(self, i):
+      return {'text': ('cat',) if i < 2000 else ('large red cat',), 'tags': ()}
+
+  text = Text(tokenizer, len(tokenizer.pieces('cat')))
+  assert truncation(Endless(), text) == ''
