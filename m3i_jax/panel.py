@@ -16,7 +16,7 @@ from PIL import Image
 SIDE = 192  # pixels of a drawn tile, at least
 BLUE, ORANGE, GREY = (76, 120, 168), (238, 165, 67), (219, 221, 225)
 _DRAWN = ('dense', 'pixels')
-_LISTED = ('category', 'text')
+_LISTED = ('category', 'text', 'caption')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Panel:
       image's, or the one mixed in; 0 if left out);
     'pixels': the same with D = p * p * 3 in 0..1, each patch row by row;
     'category', 'text': 'asked' n names, 'predicted' n lists of
-      (name, probability), the likeliest first, 'component' as above.
+      (name, probability), the likeliest first, 'component' as above;
+    'caption': 'asked' n texts, 'predicted' n lists of (generated text, mean
+      log-likelihood of its pieces, or None), 'component' as above.
   """
 
   views: Mapping[str, np.ndarray]
@@ -89,7 +91,9 @@ class Column(NamedTuple):
   title: str
   pictures: list[np.ndarray]  # uint8 [h, w, 3]; [] for a list of names
   notes: list[str]
-  names: list[list[tuple[str, float | None, bool]]]  # name, probability, true?
+  # Name, probability or NaN if unknown (None: the truth, not predicted), true?
+  names: list[list[tuple[str, float | None, bool]]]
+  wraps: bool = False  # names are as long as a caption
 
 
 def columns(panel: Panel) -> list[Column]:
@@ -223,16 +227,28 @@ def _whose(target: Mapping[str, Any], mixes: bool) -> str:
 
 
 def _list(name: str, target: Mapping[str, Any], mixes: bool) -> Column:
-  names = []
-  for truth, predicted in zip(
-      target['asked'], target['predicted'], strict=True
-  ):
-    lines = [(said, float(p), said == truth) for said, p in predicted]
-    if not any(right for *_, right in lines):
-      lines.append((truth, None, True))
-    names.append(lines)
+  caption = target['kind'] == 'caption'
+  pairs = zip(target['asked'], target['predicted'], strict=True)
+  names = [(_captions if caption else _choices)(*pair) for pair in pairs]
   title = f'predicted {target["kind"]}{_whose(target, mixes)}'
-  return Column(name, title, [], [''] * len(names), names)
+  return Column(name, title, [], [''] * len(names), names, caption)
+
+
+def _choices(truth: str, predicted) -> list[tuple[str, float | None, bool]]:
+  lines = [(said, float(p), said == truth) for said, p in predicted]
+  if not any(right for *_, right in lines):
+    lines.append((truth, None, True))
+  return lines
+
+
+def _captions(truth: str, predicted) -> list[tuple[str, float | None, bool]]:
+  """The truth, then what is generated, as likely as its pieces on average."""
+  lines = [(truth, None, True)]
+  for said, mean in predicted:
+    probability = float('nan' if mean is None else np.exp(mean))
+    # Pieces are lower-cased.
+    lines.append((said, probability, said.casefold() == truth.casefold()))
+  return lines
 
 
 def _placed(patches: np.ndarray, cells: np.ndarray, grid: int) -> np.ndarray:

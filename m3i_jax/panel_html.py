@@ -48,6 +48,11 @@ def legend(panel: panel_lib.Panel) -> str:
     )
   if kinds & {'category', 'text'}:
     told.append('Bars are probabilities; the truth is bold.')
+  if 'caption' in kinds:
+    told.append(
+      'The true caption is bold, generated ones follow; their bars are the '
+      'geometric mean of the probabilities of their pieces.'
+    )
   return ' '.join(told)
 
 
@@ -57,7 +62,7 @@ def _example(columns: Sequence[panel_lib.Column], at: int) -> str:
     inner = (
       _picture(column.pictures[at], column.title)
       if column.pictures
-      else _names(column.names[at])
+      else _names(column.names[at], column.wraps)
     )
     wide = '' if column.pictures else ' class="wide"'
     note = f'<small>{html.escape(column.notes[at])}</small>'
@@ -73,15 +78,17 @@ def _example(columns: Sequence[panel_lib.Column], at: int) -> str:
   return f'<article>{parts}</article>'
 
 
-def _names(lines: Sequence[tuple[str, float | None, bool]]) -> str:
+def _names(
+    lines: Sequence[tuple[str, float | None, bool]], wraps: bool
+) -> str:
   items = ''.join(
     f'<li{" class=truth" if right else ""}>'
-    f'<i style="width:{100 * (probability or 0):.1f}%"></i>'
+    f'<i style="width:{100 * panel_figure.share(probability):.1f}%"></i>'
     f'<b>{html.escape(name)}</b>'
     f'<span>{panel_figure.percent(probability)}</span></li>'
     for name, probability, right in lines
   )
-  return f'<ol>{items}</ol>'
+  return f'<ol{" class=wraps" if wraps else ""}>{items}</ol>'
 
 
 def _picture(picture: np.ndarray, title: str) -> str:

@@ -77,6 +77,7 @@ li b {
   position: relative; flex: 1; font-weight: 400; overflow: hidden;
   text-overflow: ellipsis; white-space: nowrap;
 }
+.wraps b { white-space: normal; }
 li span { position: relative; color: var(--soft); }
 .truth b { font-weight: 700; }
 .truth i { background: var(--truth); }

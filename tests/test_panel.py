@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from m3i_jax import panel as panel_lib
-from m3i_jax import panel_figure
+from m3i_jax import panel_figure, panel_html
 
 N, S, G, P, D = 2, 12, 3, 4, 6
 
@@ -111,14 +111,63 @@ def test_a_truth_that_was_not_guessed_is_told():
   assert second == [('dog', 1.0, True)]
 
 
+LONG = 'a photo of a small wooden boat, seen from the shore at dawn, ' * 5
+
+
+def captioned():
+  target = {
+    'kind': 'caption', 'asked': ['A red Cat', LONG],
+    'predicted': [
+      [('a red cat', np.log(0.5)), ('a <dog>', None)],
+      [(LONG[9:], -1.0), ('', -np.inf)],
+    ],
+  }  # fmt: skip
+  return panel_lib.Panel(make(False).views, targets={'words': target})
+
+
+def test_captions_follow_the_true_one(tmp_path):
+  captioned().save(tmp_path / 'panel.npz')
+  for panel in (captioned(), panel_lib.Panel.load(tmp_path / 'panel.npz')):
+    column = panel_lib.columns(panel)[-1]
+    assert column.title == 'predicted caption' and column.wraps
+    first, second = column.names
+    assert first[0] == ('A red Cat', None, True)
+    assert first[1] == ('a red cat', pytest.approx(0.5), True)
+    assert first[2][::2] == ('a <dog>', False) and np.isnan(first[2][1])
+    assert second[0] == (LONG, None, True) and second[2][1] == 0
+
+
+def test_captions_in_html():
+  page = panel_html.section(captioned())
+  assert '<ol class=wraps><li class=truth><i style="width:0.0%"></i>' in page
+  assert '<b>a &lt;dog&gt;</b><span></span>' in page and LONG in page
+  assert 'width:50.0%' in page and 'nan' not in page
+  assert 'geometric mean' in page and '<ol>' in panel_html.section(make())
+
+
+def test_long_captions_wrap_and_never_overlap(tmp_path, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(
+    panel_figure, '_names',
+    lambda axes, entries, slots: drawn.append((entries, slots)),
+  )  # fmt: skip
+  panel_figure.draw(captioned(), tmp_path / 'panel.png')
+  (first, slots), (second, same) = drawn
+  assert [len(entry.lines) for entry in first] == [1, 1, 1]
+  assert [len(entry.lines) for entry in second] == [4, 4, 1]
+  assert slots == same == 9
+  assert second[0].lines[-1].endswith('…')
+  assert max(len(line) for entry in second for line in entry.lines) <= 41
+
+
 def test_an_unknown_kind_is_named():
   panel = panel_lib.Panel(make(False).views, targets={'x': {'kind': 'odd'}})
   with pytest.raises(ValueError, match="'x'.*'odd'"):
     panel_lib.columns(panel)
 
 
-@pytest.mark.parametrize('mixed', [True, False])
-def test_draw_writes_a_picture(tmp_path, mixed):
-  panel_figure.draw(make(mixed), tmp_path / 'panel.png')
+@pytest.mark.parametrize('panel', [make(True), make(False), captioned()])
+def test_draw_writes_a_picture(tmp_path, panel):
+  panel_figure.draw(panel, tmp_path / 'panel.png')
   with Image.open(tmp_path / 'panel.png') as image:
     assert image.format == 'PNG' and np.asarray(image).std() > 1
