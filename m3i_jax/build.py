@@ -116,7 +116,7 @@ def build(
     rows.check(
       target, decoders[target.decoder], input_, theta, f'config.targets.{name}'
     )
-  _check_last(targets, theta)
+  _check_last(targets, theta, frozen)
   for name, decoder in decoders.items():
     _check_decoder(f'config.decoders.{name}', decoder, theta)
   return objective.Objective(
@@ -162,7 +162,7 @@ def _dtype(name: str):
   return name if name == 'mixed' else jnp.dtype(name)
 
 
-def _check_last(targets, theta) -> None:
+def _check_last(targets, theta, frozen) -> None:
   """One pass of a target encoder gives one mean of its last blocks."""
   used: dict[str, set[int]] = {}
   for target in targets.values():
@@ -170,10 +170,11 @@ def _check_last(targets, theta) -> None:
     if target.group == 'ssp' and z.reads != 'pixels':
       used.setdefault(z.reads, set()).add(z.last)
   for reads, last in used.items():
-    if len(last) > 1 or not 1 <= max(last) <= theta.depth:
+    depth = (frozen if reads == 'frozen' else theta).depth
+    if len(last) > 1 or not 1 <= max(last) <= depth:
       raise UserError(
         f'config.targets: representation.last={sorted(last)} of the {reads!r} '
-        f'encoder: give all its targets the same, from 1 to {theta.depth}'
+        f'encoder: give all its targets the same, from 1 to {depth}'
       )
 
 

@@ -117,7 +117,7 @@ def debug(config: ConfigDict) -> None:
   config.data.update(
     source='synthetic:64',
     split='train',
-    label='label' if config.data.label else '',
+    label='label',
     text='caption' if config.data.text else '',
     tags='',
     id='',

@@ -4,8 +4,8 @@
 targets, and an attention pooling layer followed by a linear projection to
 predict the category embedding or text embedding" (section 3.4).
 
-A decoder is called with what the image asked knows, own = {'tokens', 'cls'}, and
-with t_y. Its `project` is the part that a projected target encoder ends with.
+A decoder is called with the features of the image asked, own = {'tokens',
+'cls'}, and with t_y. Its `project` is what a projected target encoder ends with.
 """
 
 from typing import Any

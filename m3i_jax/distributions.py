@@ -38,18 +38,16 @@ class Gaussian(nn.Module):
       value, prediction = layers.unit(value), layers.unit(prediction)
     error = jnp.square(prediction.astype(jnp.float32) - value)
     nll = error.reshape(len(error), -1).mean(-1)
-    return nll * self._scale(value), {}
+    return nll * (value.shape[-1] if self.normalize else 1), {}
 
   def floor(self, z: Represented) -> Array:
-    """The variance of the targets around their mean."""
+    """The variance of the targets; of unit vectors, 2 - 2 |their mean|."""
     value = layers.unit(z.value) if self.normalize else z.value
     value = value.reshape(len(value), -1, value.shape[-1])
     centre = mean(value.mean(1), z.valid)
-    error = jnp.square(value - centre).mean((1, 2))
-    return mean(error, z.valid) * self._scale(value)
-
-  def _scale(self, value: Array) -> int:
-    return value.shape[-1] if self.normalize else 1
+    if self.normalize:
+      return 2 - 2 * jnp.linalg.norm(centre)
+    return mean(jnp.square(value - centre).mean((1, 2)), z.valid)
 
 
 class Boltzmann(nn.Module):
@@ -114,7 +112,8 @@ class Boltzmann(nn.Module):
       return jnp.log(jnp.maximum(z.valid.sum() * cells, 1).astype(jnp.float32))
     if z.share is not None:
       return entropy(mean(z.share, z.valid))
-    return entropy(frequency(z.index, z.valid, len(z.candidates)))
+    often = frequency(z.index, z.valid, len(z.candidates))
+    return entropy(smoothed(often, self.smoothing))
 
   def scale(self) -> Array:
     """1 / tau."""
@@ -252,8 +251,10 @@ class Categorical(nn.Module):
     """The entropy of how often each coordinate is the right one."""
     valid = z.valid.reshape(-1)
     if z.index is None:
-      return entropy(mean(z.value.reshape(len(valid), -1), valid))
-    return entropy(frequency(z.index.reshape(-1), valid, z.choices))
+      often = mean(z.value.reshape(len(valid), -1), valid)
+    else:
+      often = frequency(z.index.reshape(-1), valid, z.choices)
+    return entropy(smoothed(often, self.smoothing))
 
 
 def log_partition(
@@ -306,8 +307,9 @@ def over_blocks(
   count = len(candidates)
   block = min(block, count)
   missing = -count % block
+  padded = jnp.pad(candidates, ((0, missing), (0, 0)))
   parts = (
-    jnp.pad(candidates, ((0, missing), (0, 0))).reshape(-1, block, rows.shape[1]),
+    padded.reshape(-1, block, rows.shape[1]),
     jnp.pad(bias, (0, missing), constant_values=NEVER).reshape(-1, block),
     jnp.arange(count + missing, dtype=jnp.int32).reshape(-1, block),
   )
@@ -346,6 +348,11 @@ def mean(x: Array, valid: Array) -> Array:
 def entropy(share: Array) -> Array:
   """In nats, of probabilities [M]."""
   return -(share * jnp.log(jnp.maximum(share, 1e-30))).sum()
+
+
+def smoothed(share: Array, smoothing: float) -> Array:
+  """Probabilities [M], a part of them spread over all."""
+  return (1 - smoothing) * share + smoothing / len(share)
 
 
 def frequency(index: Array, valid: Array, count: int) -> Array:

@@ -67,7 +67,9 @@ class Objective(nn.Module):
     """
     z_x = self.encoder(sample.mixed.image, sample.mixed.cells, train=train)
     if shared := sample.y.get('shared'):
-      z_x['shared'] = self._encode_views(self.encoder, shared, train=train)
+      z_x['shared'] = self._encode_views(
+        self.encoder, shared, train=train, last=self._last('shared')
+      )
     return z_x
 
   def encode_views(self, images: dict[str, Array], reads: str = 'ema') -> dict:
@@ -173,13 +175,17 @@ class Objective(nn.Module):
       target: '' for the mean of the tokens; a decoder's name for its output; or
         a target's name for its prediction zhat_y (as in zero-shot use).
     """
-    own = self.encoder(views.normalize(image))
+    own = self.features(image)
     if not target:
       return own['tokens'].astype(jnp.float32).mean(1)
     if target in self.decoders:
       return self.decoders[target](own)
     row = self.targets[target]
     return row.head(self.decoders[row.decoder](own))
+
+  def features(self, image: Array) -> dict[str, Array]:
+    """f_theta of clean pictures: {'tokens' [B, L, D], 'cls' [B, D]}."""
+    return self.encoder(views.normalize(image))
 
   def caption_logits(self, own: dict, text: Array, target: str) -> Array:
     """Of every next piece, for features `own` and texts [B, T]: [B, T-1, V]."""
@@ -211,6 +217,15 @@ class Objective(nn.Module):
     """The views that the host must deliver."""
     of = {t.of for t in self.targets.values() if t.group == 'ssp'}
     return tuple(sorted(of | {self.input.view}))
+
+  @property
+  def made_by_encoders(self) -> tuple[str, ...]:
+    """The targets that could collapse: those that an encoder makes."""
+    return tuple(
+      name
+      for name, target in self.targets.items()
+      if target.representation.reads in ENCODERS
+    )
 
   @property
   def averaged(self) -> tuple[str, ...]:

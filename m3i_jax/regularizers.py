@@ -1,7 +1,7 @@
 """H(z_y) > 0: what keeps the target representation from collapsing (Table 1).
 
 A regularizer maps (z_y, zhat_y, P) to (z_y as the likelihood sees it, a
-penalty).
+penalty or None).
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Given:
   """Nothing to do: y itself is the target (pixels), its entropy the data's."""
 
   def __call__(self, z: Represented, prediction: Array, distribution):
-    return z, jnp.float32(0.0)
+    return z, None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Negatives:
   """The Boltzmann form's candidates: one point for all cannot beat chance."""
 
   def __call__(self, z: Represented, prediction: Array, distribution):
-    return z, jnp.float32(0.0)
+    return z, None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class StopGradient:
   """The target does not follow the prediction."""
 
   def __call__(self, z: Represented, prediction: Array, distribution):
-    return jax.lax.stop_gradient(z), jnp.float32(0.0)
+    return jax.lax.stop_gradient(z), None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Centering(nn.Module):
       new = mean(value, z.valid)
       centre.value = self.momentum * old + (1 - self.momentum) * new
     share = jax.nn.softmax((value - old) / self.temperature)
-    return z.replace(value=share), jnp.float32(0.0)
+    return z.replace(value=share), None
 
 
 REGULARIZERS = {

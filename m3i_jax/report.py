@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from m3i_jax import curves, panel_figure, panel_html
+from m3i_jax import curves, files, panel_figure, panel_html
 from m3i_jax import panel as panel_lib
 from m3i_jax.errors import UserError
 from m3i_jax.evals import tables
@@ -42,12 +42,13 @@ def write_report(
     'title': title, 'rows': results, 'about': about or {},
     'config': config_text,
   }
-  _write(workdir / 'results.json', json.dumps(saved, indent=1))
+  files.write(workdir / 'results.json', json.dumps(saved, indent=1))
   if panel is not None:
     panel.save(workdir / 'panel.npz')
     panel_figure.draw(panel, workdir / 'panel.png')
   path = workdir / 'report.html'
-  _write(path, page(history, results, panel, config_text, title, about or {}))
+  told = page(history, results, panel, config_text, title, about or {})
+  files.write(path, told)
   return path
 
 
@@ -176,12 +177,6 @@ def _levels(results: Rows, key: str) -> dict[str, float]:
   }
 
 
-def _write(path: Path, text: str) -> None:
-  temporary = path.with_name(path.name + '.tmp')
-  temporary.write_text(text, encoding='utf-8')
-  os.replace(temporary, path)
-
-
 def read_history(path: Path) -> list[dict[str, Any]]:
   """Rows of a metrics.jsonl; a last line cut short by a kill is dropped."""
   rows = []
@@ -209,7 +204,7 @@ def main(argv: Sequence[str]) -> int:
   panel = None
   if (workdir / 'panel.npz').exists():
     panel = panel_lib.Panel.load(workdir / 'panel.npz')
-  _write(workdir / 'report.html', page(
+  files.write(workdir / 'report.html', page(
     history, saved['rows'], panel, saved['config'], saved['title'],
     saved.get('about', {}),
   ))

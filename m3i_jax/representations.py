@@ -144,7 +144,7 @@ class GlobalFeature(nn.Module):
 
 
 class Prototypes(nn.Module):
-  """To which of a learned table's rows a view belongs (MSN, Assran et al. 2022).
+  """Which rows of a learned table a view belongs to (MSN, Assran et al. 2022).
 
   The target's cosine to the prototypes, through a sharp softmax, without
   gradient; the table learns from the prediction's side.
@@ -240,7 +240,7 @@ class TextEmbedding(nn.Module):
 
 
 class TextTokens(nn.Module):
-  """The pieces of a text, each to be predicted from the picture and the earlier.
+  """The pieces of a text, each predicted from the picture and earlier ones.
 
   The first piece only starts the text; padding is not asked for.
   """

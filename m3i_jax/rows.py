@@ -130,6 +130,13 @@ def check(target: Target, decoder, input_: Input, theta, where: str) -> None:
       f'{where}.distribution.symmetric needs the batch as candidates, which a '
       'class table is not'
     )
+  if isinstance(target.regularizer, REGULARIZERS['centering']) and (
+    len(target.components) > 1
+  ):
+    raise UserError(
+      f"{where}.regularizer='centering' keeps one centre: give it one of "
+      f'components={target.components}'
+    )
   _check_answer(target, decoder, input_, theta, where)
 
 

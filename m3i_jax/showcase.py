@@ -1,5 +1,6 @@
 """A trained objective on show: encoders for the evaluators, and the panel."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -7,9 +8,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from m3i_jax import sharding, views
+from m3i_jax import captions, sharding, views
 from m3i_jax.data import pipeline, sources
 from m3i_jax.data.tokenizer import Tokenizer
+from m3i_jax.dataset import HOST_ONLY
 from m3i_jax.gradient import Teachers
 from m3i_jax.objective import Objective, Sample
 from m3i_jax.panel import Panel
@@ -18,6 +20,11 @@ from m3i_jax.step import TrainState
 
 CAPTIONS = 1000  # at most, that a picture of the panel can be taken for
 SHOWN = 4  # likeliest names
+SEARCHES = {
+  'greedy': {},
+  '4 beams': dict(beams=4),
+  'sampled': dict(top_p=0.9),
+}  # for captions
 
 
 class Encoders:
@@ -35,7 +42,7 @@ class Encoders:
     words = [
       name
       for name, target in objective.targets.items()
-      if target.of == 'text' and target.predictor is None
+      if hasattr(target.representation, 'pool') and target.predictor is None
     ]
     self.text = words[0] if words else ''
     feature = config.features if config.features in objective.decoders else ''
@@ -79,19 +86,19 @@ class Encoders:
       for position in range(count)
     ]
     batch = jax.tree.map(lambda *x: np.stack(x), *rows)
-    records = [source[int(i)] for i in batch.pop('record')]
-    batch.pop('replaced')
+    records = [source[int(i)] for i in batch['record']]
+    batch = {k: v for k, v in batch.items() if k not in HOST_ONLY}
     sample, answers = jax.device_get(
       jax.jit(self._answers)(
         state.params, Teachers(state.ema, state.frozen), state.running, batch
       )
     )
-    captions = [r['text'][0] if r['text'] else '' for r in records]
+    told = [r['text'][0] if r['text'] else '' for r in records]
     labels = [_name(source.classes, r['label']) for r in records]
-    truth = {'label': labels, 'text': captions}
+    truth = {'label': labels, 'text': told}
     choices = {
       'label': list(source.classes),
-      'text': self._captions(source, captions) if self.tokenizer else [],
+      'text': self._captions(source, told) if self.tokenizer else [],
     }
     targets = {}
     for name, target in self.objective.targets.items():
@@ -99,7 +106,17 @@ class Encoders:
         key = name if len(target.components) == 1 else f'{name} {c + 1}'
         z, prediction, cells = answers[name][c]
         if target.group == 'ssp':
-          targets[key] = self._dense(target, z, prediction, cells, c, sample)
+          if z.value is not None and z.value.ndim == 3:
+            targets[key] = self._dense(
+              target, z, prediction, cells, c, sample
+            )
+        elif z.choices:
+          targets[key] = dict(
+            kind='caption',
+            asked=_neighbours(told, c),
+            predicted=self._said(state.params, name, sample, c),
+            component=c,
+          )
         else:
           probabilities = self._probabilities(
             state.params, name, z, prediction, choices[target.of]
@@ -140,7 +157,7 @@ class Encoders:
     count = sample.mixed.mask.shape[-1]
     if cells is None:
       cells = np.tile(np.arange(count), (len(prediction), 1))
-    kind = 'dense' if target.representation.reads == 'features' else 'pixels'
+    kind = 'pixels' if target.representation.reads == 'pixels' else 'dense'
     asked = z.value
     if kind == 'pixels':
       image = sample.views[target.of].image
@@ -173,6 +190,34 @@ class Encoders:
       {'params': params}, z, prediction, name, method='logits'
     )
     return np.asarray(jax.nn.softmax(logits))
+
+  def _said(self, params, name: str, sample: Sample, component: int):
+    """Captions of the clean view, as searched for in three ways."""
+    view = sample.views[self.objective.input.view]
+    image = _neighbours(view.image, component)
+    length = self.config.data.text_length
+
+    def say(params, image):
+      apply = functools.partial(self.objective.apply, {'params': params})
+      own = apply(image, method='features')
+      score = lambda own, words: apply(
+        own, words, name, method='caption_logits'
+      )
+      drawn = {'sampled': jax.random.key(self.config.seed)}
+      return [
+        captions.generate(score, own, length, key=drawn.get(way), **how)
+        for way, how in SEARCHES.items()
+      ]
+
+    found = jax.device_get(jax.jit(say)(params, image))
+    return [
+      [
+        (f'{_printable(self.tokenizer.decode(text[n]))} ({how})',
+         float(likelihood[n]))
+        for how, (text, likelihood) in zip(SEARCHES, found, strict=True)
+      ]
+      for n in range(len(image))
+    ]  # fmt: skip
 
   def _captions(self, source, needed: list[str]) -> list[str]:
     found = dict.fromkeys(needed)
@@ -208,6 +253,11 @@ def _neighbours(values, component: int):
 
 def _name(classes, label: int) -> str:
   return classes[label] if 0 <= label < len(classes) else '-'
+
+
+def _printable(text: str) -> str:
+  """An untrained decoder says bytes that are no letters."""
+  return ''.join(x if x.isprintable() else '?' for x in text)
 
 
 def _best(names: list[str], probabilities: np.ndarray):

@@ -22,7 +22,7 @@ class TrainState:
   Attributes:
     step: int32, steps done.
     params: {'encoder', 'decoders_*', 'targets_*'}, float32.
-    ema: xi, the moving average of `Objective.averaged`, which encodes the target
+    ema: xi, the moving average of `Objective.averaged`, which encodes target
       views; {} if no target needs it.
     frozen: {'teacher'}, a pre-trained target encoder; {} if there is none.
     running: what regularizers keep from step to step, such as centres.

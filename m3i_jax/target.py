@@ -72,5 +72,7 @@ class Target(nn.Module):
     valid = z.valid.astype(jnp.float32)
     loss = (nll * valid).sum() / jnp.maximum(valid.sum(), 1.0)
     floor = jax.lax.stop_gradient(self.distribution.floor(z))
-    measured |= {'loss': loss + penalty, 'floor': floor}
-    return loss + penalty, measured | agreed
+    measured |= {'loss': loss, 'floor': floor} | agreed
+    if penalty is None:
+      return loss, measured
+    return loss + penalty, measured | {'penalty': penalty}

@@ -1,21 +1,18 @@
 """A run: data, state, loop, evaluations, checkpoints, report."""
 
-import dataclasses
 import json
-import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from m3i_jax import (
   build,
+  dataset,
   evals,
+  files,
   metrics,
   report,
   sharding,
@@ -24,51 +21,12 @@ from m3i_jax import (
   weights,
 )
 from m3i_jax import config as schema
+from m3i_jax.alarm import CollapseAlarm
 from m3i_jax.checkpoint import Checkpoints
-from m3i_jax.data import pipeline, sources, tokenizer
+from m3i_jax.data import texts
 from m3i_jax.errors import UserError
 from m3i_jax.objective import Objective
 from m3i_jax.optim import momentum
-
-
-@dataclasses.dataclass
-class Data:
-  """Where the pictures come from, and how their texts become tokens."""
-
-  source: sources.Source
-  tokenizer: tokenizer.Tokenizer | None
-  recipe: pipeline.Recipe | None = None
-
-  @classmethod
-  def open(cls, config: ConfigDict, workdir: Path) -> 'Data':
-    """Opens the source; reads, or trains and keeps, the tokenizer."""
-    source = open_split(config, config.data.split)
-    if not config.data.text:
-      return cls(source, None)
-    return cls(source, _tokenizer(config, source, workdir))
-
-  def batches(
-    self, config: ConfigDict, start: int, rows: np.ndarray
-  ) -> Iterator[dict[str, Any]]:
-    """The global batches' local rows from step `start` to the last."""
-    return pipeline.loader(
-      self.source,
-      self.recipe,
-      seed=config.seed,
-      batch_size=config.batch_size,
-      start_step=start,
-      stop_step=config.total_steps,
-      local=rows,
-      threads=config.data.threads or None,
-      workers=config.data.workers,
-    )
-
-
-def open_split(config: ConfigDict, split: str) -> sources.Source:
-  """A split of the config's data set."""
-  c = config.data
-  fields = sources.Fields(c.image, c.label, c.text, c.tags, c.id)
-  return sources.open_source(c.source, split, fields)
 
 
 def train(config: ConfigDict, workdir: str) -> bool:
@@ -83,16 +41,20 @@ def train(config: ConfigDict, workdir: str) -> bool:
   # Its mistakes come first.
   build.build(config, classes=1, vocabulary=1, teacher_model=teacher)
   run = build.evaluators(config), build.optimizer(config)
-  check_splits(config, run[0])
+  dataset.check_splits(config, run[0])
   workdir = claim(config, Path(workdir))
-  data = Data.open(config, workdir)
+  data = dataset.Data.open(config, workdir)
   objective = build.build(
     config,
     len(data.source.classes),
     data.tokenizer.vocab_size if data.tokenizer else 0,
     teacher,
   )
-  data.recipe = _recipe(config, objective, data)
+  data.recipe = dataset.recipe(config, objective, data)
+  if data.recipe.text and jax.process_index() == 0:
+    told = texts.truncation(data.source, data.recipe.text)
+    if told:
+      print(f'warning: {told}', file=sys.stderr)
   with jax.set_mesh(mesh):
     return _Run(config, workdir, mesh, data, objective, *run).go()
 
@@ -129,13 +91,19 @@ class _Run:
     # From here on the clock of the progress bar runs.
     bar = metrics.Progress(config.total_steps, start)
     log = metrics.StepLog(
-      writer, bar, self.rate, config.batch_size, config.log_every
+      writer,
+      bar,
+      self.rate,
+      config.batch_size,
+      config.log_every,
+      CollapseAlarm(self.objective.made_by_encoders),
     )
     for number in range(start, config.total_steps):
       batch = first if number == start else log.waiting(lambda: next(batches))
-      log.replaced(batch.pop('replaced').sum())
-      del batch['record']
-      batch = sharding.put(batch, self.batch_sharding, config.batch_size)
+      log.replaced(batch['replaced'].sum())
+      if 'truncated' in batch:
+        log.truncated(batch['truncated'].sum())
+      batch = self.put(batch)
       with jax.transfer_guard('disallow'):
         state, measured = train_step(state, batch)
       done = number + 1
@@ -195,10 +163,14 @@ class _Run:
       self.objective, self.optimizer, self.config.seed, shapes
     )
 
+  def put(self, batch: dict) -> dict:
+    """What the step reads of a batch, on the devices."""
+    batch = {k: v for k, v in batch.items() if k not in dataset.HOST_ONLY}
+    return sharding.put(batch, self.batch_sharding, self.config.batch_size)
+
   def compile(self, state, batch: dict):
     """The train step, compiled for this state and these batches."""
-    batch = {k: v for k, v in batch.items() if k not in ('replaced', 'record')}
-    batch = sharding.put(batch, self.batch_sharding, self.config.batch_size)
+    batch = self.put(batch)
     begun = time.monotonic()
     mu = momentum(**self.config.ema, total_steps=self.config.total_steps)
     train_step = step.make_train_step(
@@ -244,7 +216,7 @@ class _Run:
     encode = self.seen.of(params)
     if self.features is None:
       self.features = evals.EncodedFeatures(
-        *encode, lambda split: open_split(self.config, split),
+        *encode, lambda split: dataset.open_split(self.config, split),
         self.config.image_size, min(256, self.config.batch_size),
       )  # fmt: skip
     return evals.evaluate(
@@ -258,7 +230,7 @@ class _Run:
     if self.evaluators:
       rows['raw pixels'] = evals.evaluate(
         self.evaluators,
-        evals.PixelFeatures(lambda split: open_split(config, split)),
+        evals.PixelFeatures(lambda split: dataset.open_split(config, split)),
       )
       rows['untrained'] = self.scores(self.fresh_state().params)
       rows['trained'] = self.scores(state.params)
@@ -266,7 +238,7 @@ class _Run:
         rows['EMA'] = self.scores(state.params | state.ema)
     panel = self.seen.panel(
       state,
-      open_split(config, config.panel.split or config.data.split),
+      dataset.open_split(config, config.panel.split or config.data.split),
       self.data.recipe,
     )
     if jax.process_index():
@@ -287,22 +259,6 @@ class _Run:
     print(f'report: {path}')
 
 
-def check_splits(config: ConfigDict, evaluators: dict) -> None:
-  """Opens what evaluators and panel will need, before the first step.
-
-  Raises:
-    UserError: a split or a field that the data set lacks.
-  """
-  needed = {config.panel.split or config.data.split: set()}
-  for evaluator in evaluators.values():
-    for split, field in evaluator.reads():
-      needed.setdefault(split, set()).add(field)
-  for split, fields in needed.items():
-    record = open_split(config, split)[0]
-    for field in fields:
-      evals.field_of(record, field, split)
-
-
 def claim(config: ConfigDict, workdir: Path) -> Path:
   """Makes the run's directory, or checks that it is this run's.
 
@@ -320,52 +276,10 @@ def claim(config: ConfigDict, workdir: Path) -> Path:
           f'{workdir} holds a run of another config ({"; ".join(changed)}): '
           'name another --workdir, or go on with the config of that run'
         )
-    _write(path, json.dumps(new, indent=2).encode())
+    files.write(path, json.dumps(new, indent=2))
   except OSError as error:
     raise UserError(
       f'cannot write to --workdir {workdir} ({error.strerror}): name a '
       'directory that can be written'
     ) from error
   return workdir
-
-
-def _tokenizer(config, source, workdir: Path) -> tokenizer.Tokenizer:
-  """The named tokenizer, the run's own, or one trained on the captions."""
-  kept = workdir / 'tokenizer.model'
-  if config.data.tokenizer:
-    path = Path(config.data.tokenizer)
-    if not path.exists():
-      raise UserError(
-        f'config.data.tokenizer={path} does not exist: name a SentencePiece '
-        "model, or '' to train one on the captions"
-      )
-    return tokenizer.Tokenizer(path.read_bytes())
-  if not kept.exists():
-    texts = set()
-    for index in range(len(source)):
-      record = source[index]
-      texts |= {*record['text'], *record['tags']}
-    model = tokenizer.train_tokenizer(sorted(texts), config.data.vocabulary)
-    _write(kept, model)
-  return tokenizer.Tokenizer(kept.read_bytes())
-
-
-def _recipe(config, objective: Objective, data: Data) -> pipeline.Recipe:
-  words = None
-  if objective.reading('text'):
-    c = config.data
-    words = pipeline.Text(
-      data.tokenizer, c.text_length, c.tags_probability, c.max_tags
-    )
-  return pipeline.Recipe(
-    build.crops(config, objective.view_letters),
-    label=bool(objective.reading('label')),
-    text=words,
-  )
-
-
-def _write(path: Path, content: bytes) -> None:
-  """Atomic: a reader sees the old file or the new one."""
-  unfinished = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  unfinished.write_bytes(content)
-  os.replace(unfinished, path)

@@ -69,10 +69,19 @@ def open_source(name: str, split: str, fields: Fields) -> Source:
   return _keep_if_small(_Named(raw, fields))
 
 
+class MissingField(UserError):
+  """The data set lacks the field of a record's `part`."""
+
+  def __init__(self, part: str, told: str):
+    super().__init__(told)
+    self.part = part
+
+
 def _check(raw: Any, features: Any, name: str, fields: Fields):
   for part, field in dataclasses.asdict(fields).items():
     if (field or part == 'image') and field not in features:
-      raise UserError(
+      raise MissingField(
+          part,
           f'data set {name!r} has no field {field!r} ({part}): '
           f'it has {", ".join(sorted(features))}'
       )
