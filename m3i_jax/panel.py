@@ -36,7 +36,8 @@ class Panel:
     'category', 'text': 'asked' n names, 'predicted' n lists of
       (name, probability), the likeliest first, 'component' as above;
     'caption': 'asked' n texts, 'predicted' n lists of (generated text, mean
-      log-likelihood of its pieces, or None), 'component' as above.
+      log-likelihood of its pieces, or None, and perhaps how it was searched
+      for), 'component' as above.
   """
 
   views: Mapping[str, np.ndarray]
@@ -244,10 +245,11 @@ def _choices(truth: str, predicted) -> list[tuple[str, float | None, bool]]:
 def _captions(truth: str, predicted) -> list[tuple[str, float | None, bool]]:
   """The truth, then what is generated, as likely as its pieces on average."""
   lines = [(truth, None, True)]
-  for said, mean in predicted:
+  for said, mean, *how in predicted:
     probability = float('nan' if mean is None else np.exp(mean))
-    # Pieces are lower-cased.
-    lines.append((said, probability, said.casefold() == truth.casefold()))
+    right = said.casefold() == truth.casefold()  # pieces are lower-cased
+    shown = ' '.join([said, *(f'({way})' for way in how)])
+    lines.append((shown, probability, right))
   return lines
 
 

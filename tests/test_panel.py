@@ -118,7 +118,7 @@ def captioned():
   target = {
     'kind': 'caption', 'asked': ['A red Cat', LONG],
     'predicted': [
-      [('a red cat', np.log(0.5)), ('a <dog>', None)],
+      [('a red cat', np.log(0.5), 'greedy'), ('a <dog>', None)],
       [(LONG[9:], -1.0), ('', -np.inf)],
     ],
   }  # fmt: skip
@@ -132,7 +132,7 @@ def test_captions_follow_the_true_one(tmp_path):
     assert column.title == 'predicted caption' and column.wraps
     first, second = column.names
     assert first[0] == ('A red Cat', None, True)
-    assert first[1] == ('a red cat', pytest.approx(0.5), True)
+    assert first[1] == ('a red cat (greedy)', pytest.approx(0.5), True)
     assert first[2][::2] == ('a <dog>', False) and np.isnan(first[2][1])
     assert second[0] == (LONG, None, True) and second[2][1] == 0
 
