@@ -124,6 +124,10 @@ def alone(ablation: ConfigDict, workdir: Path, which: str) -> bool:
   if not seed.isdigit():
     raise UserError(f'--run={which}: say NAME/SEED, such as mim_pixel/0')
   c = resolve(ablation, name, int(seed))
+  # A row that goes on, and rows and seeds with parts alike, compile them once.
+  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    cache = str(workdir.resolve() / 'compiled')
+    jax.config.update('jax_compilation_cache_dir', cache)
   checkpoint.initialize_distributed()
   return train.train(c, str(directory(workdir, name, int(seed))))
 

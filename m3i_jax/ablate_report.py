@@ -52,7 +52,7 @@ def markdown(
     'Seconds are those of training steps alone. Paper: ImageNet-1k top-1 of '
     'ViT-B/16 after 400 epochs and fine-tuning.',
     '## One self-supervised target (Table 3)',
-    table(sections(rows)),
+    table(sections(rows)) or 'None has finished.',
     f'## Several targets (Table 4), best by {words(c.best_by)}',
     table(together(rows, c.best_by) | {'No training': baselines}),
     '## The order in the paper, and here',
@@ -109,6 +109,8 @@ def best_of(rows: Iterable[Row], key: str) -> Row | None:
 def table(groups: Mapping[str, Sequence[Row]]) -> str:
   """One Markdown table; a line in italics begins a group."""
   rows = [row for group in groups.values() for row in group]
+  if not rows:
+    return ''
   keys = tables.columns({row.name: row.scores for row in rows})
   best = {key: best_of(rows, key) for key in keys}
   heads = ['', 'method', 'input', 'predicts', *map(words, keys), 'images',
