@@ -111,15 +111,15 @@ def describe(config: Mapping[str, Any]) -> tuple[str, str]:
 
 def collect(ablation: ConfigDict, runs: Mapping[tuple[str, int], Run]):
   """(rows in the config's order, baselines), as far as runs have finished."""
-  keys = dict.fromkeys(key for run in runs.values() for key in run.scores)
   rows = []
   for name, about in ablation.rows.items():
     own = [run for (row, _), run in runs.items() if row == name]
-    scores = {k: Spread.of([r.scores[k] for r in own]) for k in keys if own}
-    rows.append(
-      Row(name, about.title, about.letter, about.family, about.paper, own,
-          scores)
-    )  # fmt: skip
+    if own:
+      scores = over_seeds([run.scores for run in own])
+      rows.append(
+        Row(name, about.title, about.letter, about.family, about.paper, own,
+            scores)
+      )  # fmt: skip
   baselines = []
   for name in BASELINES:
     # Of a seed's runs the first: their untrained encoders are the same.
@@ -127,7 +127,14 @@ def collect(ablation: ConfigDict, runs: Mapping[tuple[str, int], Run]):
     for (_, seed), run in runs.items():
       if name in run.baselines:
         first.setdefault(seed, run.baselines[name])
-    found = first.values()
-    scores = {k: Spread.of([b[k] for b in found]) for k in keys if first}
+    scores = over_seeds(list(first.values()))
     baselines.append(Row(name, name, '', 'baseline', 0.0, [], scores))
-  return [row for row in rows if row.runs], baselines
+  return rows, baselines
+
+
+def over_seeds(scores: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+  """The metrics that one seed has, over all seeds."""
+  return {
+    key: Spread.of([one[key] for one in scores])
+    for key in (scores[0] if scores else ())
+  }

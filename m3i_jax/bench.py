@@ -1,9 +1,11 @@
 """How fast a config's step is, and how much of it the method needs.
 
   python -m m3i_jax.bench step --config=configs/emoji.py
+  python -m m3i_jax.bench monitors --config=configs/emoji.py
 
-Times the jitted train step on a synthetic batch: no data, no checkpoints. The
-last line is one JSON object.
+`step` times the jitted train step on a synthetic batch, without data or
+checkpoints. `monitors` times it with and without the measurements of how
+targets spread, in turns, and tells their share. The last line is JSON.
 """
 
 import json
@@ -24,9 +26,12 @@ CLASSES, VOCABULARY = 1000, 8000  # of the synthetic batch
 
 def parse(argv: list[str]) -> list[str]:
   """Reads the flags; a mistake is one line and exit code 2."""
-  if 'step' not in argv and '--help' not in argv:
-    main.fail('say what to measure: python -m m3i_jax.bench step --config=FILE')
-  rest = [arg for arg in argv if arg != 'step'] + ['--workdir=']
+  if not set(VERBS) & set(argv) and '--help' not in argv:
+    main.fail(
+      f'say what to measure, {" or ".join(VERBS)}: '
+      'python -m m3i_jax.bench step --config=FILE'
+    )
+  rest = [arg for arg in argv if arg not in VERBS] + ['--workdir=']
   return main.parse(rest)
 
 
@@ -37,29 +42,32 @@ def timed(compiled, *args) -> float:
   return time.perf_counter() - begun
 
 
-def bench_step(c) -> dict:
-  """Measures the train step of a config; prints a table, returns numbers."""
-  config.check(c, jax.device_count())
-  objective = build.build(c, CLASSES, VOCABULARY if c.data.text else 0)
-  length = c.data.text_length if objective.reading('text') else 0
+def prepared(c, objective, length: int):
+  """(compiled step, state, batch, compile seconds) of an objective."""
   batch = random_batch(objective, c, length)
-  mesh = sharding.make_mesh(**c.mesh)
+  mesh = jax.sharding.get_mesh()
   optimizer = build.optimizer(c).build(c.total_steps)
   mu = momentum(**c.ema, total_steps=c.total_steps)
-  with jax.set_mesh(mesh):
-    init = lambda: step.init_state(objective, optimizer, c.seed, batch)
-    places = sharding.state_shardings(mesh, jax.eval_shape(init))
-    state = jax.jit(init, out_shardings=places)()
-    batch = sharding.put(batch, sharding.batch_sharding(mesh), c.batch_size)
-    train_step = step.make_train_step(objective, optimizer, mu, c.seed)
-    begun = time.perf_counter()
-    compiled = (
-      jax.jit(train_step, donate_argnums=0,
-              out_shardings=(places, sharding.replicated(mesh)))
-      .lower(state, batch)
-      .compile()
-    )  # fmt: skip
-    seconds = time.perf_counter() - begun
+  init = lambda: step.init_state(objective, optimizer, c.seed, batch)
+  places = sharding.state_shardings(mesh, jax.eval_shape(init))
+  state = jax.jit(init, out_shardings=places)()
+  batch = sharding.put(batch, sharding.batch_sharding(mesh), c.batch_size)
+  train_step = step.make_train_step(objective, optimizer, mu, c.seed)
+  begun = time.perf_counter()
+  compiled = (
+    jax.jit(train_step, donate_argnums=0,
+            out_shardings=(places, sharding.replicated(mesh)))
+    .lower(state, batch)
+    .compile()
+  )  # fmt: skip
+  return compiled, state, batch, time.perf_counter() - begun
+
+
+def bench_step(c) -> dict:
+  """Measures the train step of a config; prints a table, returns numbers."""
+  objective, length = built(c)
+  with jax.set_mesh(sharding.make_mesh(**c.mesh)):
+    compiled, state, batch, seconds = prepared(c, objective, length)
     times = []
     for number in range(3 + _STEPS.value):
       begun = time.perf_counter()
@@ -82,12 +90,54 @@ def bench_step(c) -> dict:
     'augmentation_percent': 100 * share,
     'compile_s': seconds,
     'peak_bytes': memory.temp_size_in_bytes + memory.argument_size_in_bytes,
+    **device(),
+  }
+  show(result, parts)
+  return result
+
+
+def bench_monitors(c) -> dict:
+  """The time of a step with the targets watched over that without."""
+  objective, length = built(c)
+  blind = objective.clone(
+    targets={k: t.clone(watched=False) for k, t in objective.targets.items()}
+  )
+  times = [], []
+  with jax.set_mesh(sharding.make_mesh(**c.mesh)):
+    runs = [list(prepared(c, o, length)) for o in (objective, blind)]
+    for number in range(3 + _STEPS.value):
+      # In turns, each first every other time: a busy machine hits both alike.
+      for which in ((0, 1), (1, 0))[number % 2]:
+        compiled, state, batch, _ = runs[which]
+        begun = time.perf_counter()
+        runs[which][1], measured = compiled(state, batch)
+        jax.block_until_ready(measured)
+        times[which].extend([time.perf_counter() - begun] * (number >= 3))
+  watched, unwatched = (statistics.median(t) for t in times)
+  ratios = [x / y for x, y in zip(*times, strict=True)]
+  result = {
+    'step_ms': 1e3 * watched,
+    'unwatched_step_ms': 1e3 * unwatched,
+    'monitors_percent': 100 * (statistics.median(ratios) - 1),
+    **device(),
+  }
+  show(result, {})
+  return result
+
+
+def built(c):
+  """(the objective of a config, T)."""
+  config.check(c, jax.device_count())
+  objective = build.build(c, CLASSES, VOCABULARY if c.data.text else 0)
+  return objective, c.data.text_length if objective.reading('text') else 0
+
+
+def device() -> dict:
+  return {
     'device': jax.devices()[0].device_kind,
     'devices': jax.device_count(),
     'jax': jax.__version__,
   }
-  show(result, parts)
-  return result
 
 
 def augmentation_share(objective, batch, whole: float) -> float:
@@ -118,7 +168,8 @@ def random_batch(objective, c, length: int) -> dict:
 def show(result: dict, parts: dict[str, int]) -> None:
   """The numbers for people, then one line of JSON."""
   total = sum(parts.values())
-  print(f'{"part":24} {"GFLOP a step":>14} {"share":>7}')
+  if parts:
+    print(f'{"part":24} {"GFLOP a step":>14} {"share":>7}')
   for name, count in parts.items():
     print(f'{name:24} {count / 1e9:14.3f} {100 * count / total:6.1f}%')
   for name, value in result.items():
@@ -127,8 +178,13 @@ def show(result: dict, parts: dict[str, int]) -> None:
   print(json.dumps(result))
 
 
-def run(_) -> None:
-  bench_step(flags.FLAGS.config)
+VERBS = {'step': bench_step, 'monitors': bench_monitors}
+
+
+def run(argv) -> None:
+  del argv
+  verb = next(arg for arg in sys.argv if arg in VERBS)
+  VERBS[verb](flags.FLAGS.config)
 
 
 if __name__ == '__main__':

@@ -97,7 +97,9 @@ def _tokenizer(config, source, workdir: Path) -> tokenizer.Tokenizer:
         f'config.data.tokenizer={path} does not exist: name a SentencePiece '
         "model, or '' to train one on the captions"
       )
-    return tokenizer.Tokenizer(path.read_bytes())
+    made = tokenizer.Tokenizer(path.read_bytes())
+    files.write(kept, made.model)
+    return made
   if not kept.exists():
     found = set()
     for index in range(len(source)):

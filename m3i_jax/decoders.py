@@ -5,7 +5,7 @@ targets, and an attention pooling layer followed by a linear projection to
 predict the category embedding or text embedding" (section 3.4).
 
 A decoder is called with the features of the image asked, own = {'tokens',
-'cls'}, and with t_y. Its `project` is what a projected target encoder ends with.
+'cls'}, and with t_y. A projected target encoder ends with its `project`.
 """
 
 from typing import Any

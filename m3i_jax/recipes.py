@@ -107,7 +107,7 @@ def dense(of: str, component: int = 0, cells: str = 'all') -> dict:
     of=of,
     components=(component,),
     cells=cells,
-    representation='dense',
+    representation=dict(kind='dense'),
     decoder='dense',
     distribution='gaussian',
     regularizer='stop_gradient',
@@ -117,7 +117,7 @@ def dense(of: str, component: int = 0, cells: str = 'all') -> dict:
 def pixels(of: str, component: int = 0, cells: str = 'all') -> dict:
   """Pixels of a view, each patch standardised (MAE)."""
   return dense(of, component, cells) | dict(
-    representation='pixels', regularizer='none'
+    representation=dict(kind='pixels'), regularizer='none'
   )
 
 
@@ -154,7 +154,9 @@ def text(components: tuple[int, ...] = (0,), **tower) -> dict:
 
 def vector(of: str, **parts) -> dict:
   """One vector of a view: the EMA encoder's, after the EMA projector."""
-  return dict(of=of, representation='global', decoder='project') | parts
+  return dict(
+    of=of, representation=dict(kind='global'), decoder='project'
+  ) | parts
 
 
 def caption(components: tuple[int, ...] = (0,)) -> dict:

@@ -212,12 +212,11 @@ class Encoders:
     found = jax.device_get(jax.jit(say)(params, image))
     return [
       [
-        (f'{_printable(self.tokenizer.decode(text[n]))} ({how})',
-         float(likelihood[n]))
+        (_printable(self.tokenizer.decode(text[n])), float(likelihood[n]), how)
         for how, (text, likelihood) in zip(SEARCHES, found, strict=True)
       ]
       for n in range(len(image))
-    ]  # fmt: skip
+    ]
 
   def _captions(self, source, needed: list[str]) -> list[str]:
     found = dict.fromkeys(needed)

@@ -150,7 +150,8 @@ class _Run:
     state = jax.jit(self.init, out_shardings=shardings)()
     if not state.frozen:
       return state
-    loaded = {'teacher': weights.load(self.config.teacher)}
+    loaded = weights.load(self.config.teacher, abstract.frozen['teacher'])
+    loaded = {'teacher': loaded}
     return state.replace(frozen=jax.device_put(loaded, shardings.frozen))
 
   def init(self) -> step.TrainState:

@@ -6,7 +6,6 @@ it again. A run's directory is read in the same way.
 
 import json
 import os
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from m3i_jax import checkpoint
+from m3i_jax import checkpoint, files
 from m3i_jax.errors import UserError
 
 Model = dict[str, Any]
@@ -29,16 +28,9 @@ def save(path: str | os.PathLike, encoder: Mapping, model: Mapping) -> None:
     encoder: nested dict of arrays, as in the train state's 'encoder'.
     model: the fields of config.model that built it.
   """
-  flat = {
-    name: np.asarray(x)
-    for name, x in traverse_util.flatten_dict(dict(encoder), sep='/').items()
-  }
-  path = Path(path)
-  unfinished = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  safetensors.numpy.save_file(
-    flat, unfinished, {'model': json.dumps(dict(model))}
-  )
-  os.replace(unfinished, path)
+  flat = {name: np.asarray(x) for name, x in _flat(encoder).items()}
+  told = {'model': json.dumps(dict(model))}
+  files.write(path, safetensors.numpy.save(flat, told))
 
 
 def describe(path: str | os.PathLike) -> Model:
@@ -53,7 +45,7 @@ def describe(path: str | os.PathLike) -> Model:
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
       told = json.loads((file.metadata() or {}).get('model', 'null'))
-  except (OSError, safetensors.SafetensorError, struct.error) as error:
+  except (OSError, safetensors.SafetensorError) as error:
     raise UserError(
       f'cannot read weights from {path} ({error}): name a .safetensors file '
       'of m3i_jax, or the workdir of a run'
@@ -66,16 +58,36 @@ def describe(path: str | os.PathLike) -> Model:
   return told
 
 
-def load(path: str | os.PathLike) -> dict:
+def load(path: str | os.PathLike, like: Mapping) -> dict:
   """The encoder's parameters, float32 NumPy arrays in nested dicts.
 
   Of a run they are the online encoder's newest.
+
+  Args:
+    like: the shapes that are wanted, a nested dict.
+  Raises:
+    UserError: the file has not these parameters.
   """
   path = Path(path)
   if path.is_dir():
-    return checkpoint.restore_params(str(path))['encoder']
-  describe(path)
-  flat = safetensors.numpy.load_file(path)
+    flat = _flat(checkpoint.restore_params(str(path))['encoder'])
+  else:
+    describe(path)
+    flat = safetensors.numpy.load_file(path)
+  found = {name: x.shape for name, x in flat.items()}
+  wanted = {name: x.shape for name, x in _flat(like).items()}
+  differ = [n for n in sorted(found | wanted) if found.get(n) != wanted.get(n)]
+  if differ:
+    raise UserError(
+      f'{path} does not fit its model: {differ[0]} is '
+      f'{found.get(differ[0], "absent")} there, and '
+      f'{wanted.get(differ[0], "absent")} is wanted ({len(differ)} differ); '
+      'pictures of another size have other learned positions'
+    )
   return traverse_util.unflatten_dict(
-    {name: x.astype(np.float32) for name, x in flat.items()}, sep='/'
+    {name: np.asarray(x, np.float32) for name, x in flat.items()}, sep='/'
   )
+
+
+def _flat(tree: Mapping) -> dict[str, Any]:
+  return traverse_util.flatten_dict(dict(tree), sep='/')

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 import pytest
 
-from m3i_jax import build, config, step
+from m3i_jax import build, config, recipes, step
 from m3i_jax.bench import random_batch
 from m3i_jax.optim import momentum
 
@@ -78,18 +78,33 @@ def described(path, arg) -> str:
   count = sum(x.size for x in shapes.values()) / 1e6
   parts = {k: c[k].to_dict() for k in ('input', 'decoders', 'targets')}
   text = json.dumps(parts, indent=1)
-  lines = [f'{name} {"x".join(map(str, x.shape))}' for name, x in shapes.items()]
+  sized = lambda x: 'x'.join(map(str, x.shape))
+  lines = [f'{name} {sized(x)}' for name, x in shapes.items()]
   ema = ', '.join(state.ema) or 'none'
   return '\n'.join(
     [text, f'target encoder: {ema}', f'parameters: {count:.3f} M', *lines]
   )
 
 
+def fifteenth():
+  """A method that is no row: a masked view -> another's vector and pixels."""
+  c = recipes.table3(
+    project=recipes.projector(64, out=32), dense=recipes.TABLE7['dense']
+  )
+  c.input = dict(view='a', images=1, mask=0.5, pattern='block', hidden='drop')
+  c.targets.vector = recipes.vector(
+    'b',
+    distribution=dict(kind='boltzmann', temperature=0.2, normalize=True),
+    regularizer='negatives',
+  )
+  c.targets.pixels = recipes.pixels('b')
+  return c
+
+
 class Run:
   """A config's debug size on one batch, over and over."""
 
-  def __init__(self, path, arg):
-    c = get(path, arg)
+  def __init__(self, c):
     config.debug(c)
     c.total_steps = 10 * STEPS
     c.optimizer.warmup = 0.0
@@ -117,15 +132,22 @@ class Run:
 def test_config(name):
   wanted, losses = (GOLDEN / f'{name}.txt').read_text().split('\nlosses: ')
   assert described(*CASES[name]) == wanted
-  run = Run(*CASES[name])
+  run = Run(get(*CASES[name]))
   # Sums differ between machines, and Adam makes the most of it.
   np.testing.assert_allclose(
     run.losses[:3], [float(x) for x in losses.split()], rtol=1e-3
   )
-  dead = {k for k, v in run.gradient.items() if v < 1e-9}
+  dead = {k for k, v in run.gradient.items() if v < 1e-7}
   assert dead <= set(DEAD), 'no gradient reaches a leaf'
   assert np.mean(run.losses[-8:]) < np.mean(run.losses[:8]), run.losses
   assert all(np.isfinite(v) for v in run.measured.values())
+
+
+def test_a_fifteenth_method_is_a_config():
+  run = Run(fifteenth())
+  assert min(run.gradient.values()) > 1e-7
+  assert {'loss/vector', 'top1/vector', 'loss/pixels'} <= set(run.measured)
+  assert np.mean(run.losses[-8:]) < np.mean(run.losses[:8]), run.losses
 
 
 def test_every_row_of_table_1_has_a_file():
@@ -142,7 +164,7 @@ def test_every_row_of_table_1_has_a_file():
 if __name__ == '__main__':
   GOLDEN.mkdir(exist_ok=True)
   for name, case in CASES.items():
-    run = Run(*case)
+    run = Run(get(*case))
     told = ' '.join(f'{x:.6g}' for x in run.losses[:3])
     (GOLDEN / f'{name}.txt').write_text(f'{described(*case)}\nlosses: {told}\n')
     fell = np.mean(run.losses[-8:]) / np.mean(run.losses[:8])
