@@ -42,7 +42,7 @@ def draw(rows: Sequence, baselines: Sequence) -> bytes:
     handles.values(), handles.keys(), loc='lower center', fontsize=8,
     ncols=len(handles), frameon=False,
   )  # fmt: skip
-  figure.tight_layout(rect=(0, 0.4 / height, 1, 1))
+  figure.tight_layout(rect=(0, 0.25 / height, 1, 1))
   out = io.BytesIO()
   figure.savefig(out, format='png')
   return out.getvalue()

@@ -59,11 +59,8 @@ def markdown(
     orders(c.pairs, rows),
     '## How it was scored',
     '\n'.join(f'- {words(name)}: {line}' for name, line in about.items()),
-    'One standard error over the pictures, at most: '
-    + ', '.join(
-      f'{words(k)} {max(r.scores[f"{k}_se"].mean for r in rows):.1f}'
-      for k in tables.columns({'': rows[0].scores})
-    )
+    'Chance, and at most one standard error over the pictures: '
+    + ', '.join(noise(rows))
     + '.',
   ]
   if c.seeds == 1:
@@ -72,6 +69,16 @@ def markdown(
     parts.append('## Failed')
     parts.append('\n'.join(f'- {line}' for line in failed))
   return '\n\n'.join(parts) + '\n'
+
+
+def noise(rows: Sequence[Row]) -> list[str]:
+  """What guessing reaches in each metric, and how finely it is measured."""
+  scores = {row.name: row.scores for row in rows}
+  worst = lambda key: max(s[key].mean for s in scores.values() if key in s)
+  return [
+    f'{words(key)} {worst(f"{key}_chance"):.1f} ±{worst(f"{key}_se"):.1f}'
+    for key in tables.columns(scores)
+  ]
 
 
 def sections(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -146,7 +153,7 @@ def cell(row: Row, key: str, best: Row | None) -> str:
     return '-'
   own = row.scores[key]
   text = f'{own.mean:.1f}'
-  if own.seeds > 1:
+  if own.high > own.low:
     text += f' ({own.low:.1f}-{own.high:.1f})'
   if row is best:
     return f'**{text}**'

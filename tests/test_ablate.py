@@ -180,6 +180,7 @@ def test_seeds_and_rows(tmp_path, monkeypatch, capsys):
   text = capsys.readouterr().out
   assert '**22.0 (20.0-24.0)** | 48 | 2 | 32 | 0.00 / 0.00 |' in text
   assert '| raw pixels | - | - | 27.0 (25.0-29.0) |' in text
+  assert 'over the pictures: probe 4.0 ±1.2.' in text
   assert 'One seed' not in text and '2 seeds' in text
 
 
