@@ -16,8 +16,8 @@ batch 64, learning rate 2e-3, 100 to 300 steps; one run each):
   SiameseIM without its covariance term     .46   .78   2.7
   the same, online encoder, stop-gradient   .46   .78   1.5
   dense distillation, MIM global            .70   .48   3.3
-  DenseCL, MoCo (with BN or not), BYOL      .51   .75   2.4
-  Barlow Twins                              .84   .28   3.0
+  DenseCL, MoCo without BN, BYOL            .51   .75   2.4
+  Barlow Twins, Siamese global (with BN)    .84   .28   3.0
   DINO                                      .31   .90   1.9
   BYOL without BN                           .24   .96   1.6
 Built to collapse, the online encoder as the target with its gradient:
