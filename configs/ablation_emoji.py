@@ -67,7 +67,9 @@ def get_config(arg: str = ''):
     dict(
       seed=0,  # the first of
       seeds=1,
-      steps=500,
+      steps=700,
+      seconds=0,  # of training instead of steps, at the speeds of
+      like='',  # an earlier ablation's workdir
       batch_size=64,
       pairs=PAIRS,
       best_by='group_probe/top1',  # chooses the best row of a family

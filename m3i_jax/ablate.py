@@ -11,7 +11,9 @@ can be given on the command line:
   --config=configs/ablation_emoji.py:full --config.seeds=5
   --config.steps=1000 --config.shrink.model.depth=6 --config.rows.m3i.steps=700
 
-and two flags choose among the rows:
+Equal images are not equal time: a second ablation with --config.like=W and
+--config.seconds=60 gives each row the steps that took it so long in W. Two
+flags choose among the rows:
 
   --rows=mim_pixel,clip   these alone; the table still shows all that finished
   --run=mim_pixel/0       one row and seed in this process, as a cluster's job
@@ -20,6 +22,7 @@ Exit codes: 0 complete, 2 a mistake that the printed line explains, or rows that
 failed, 75 stopped by SIGTERM and saved (run it again).
 """
 
+import csv
 import importlib.util
 import os
 import signal
@@ -79,7 +82,7 @@ def resolve(ablation: ConfigDict, name: str, seed: int) -> ConfigDict:
     raise UserError(f'rows.{name}: the frame does not fit: {error}') from error
   c.update(
     seed=seed,
-    total_steps=row.steps or ablation.steps,
+    total_steps=row.steps or steps_of(ablation, name),
     batch_size=ablation.batch_size,
   )
   if all(target.of != 'text' for target in c.targets.values()):
@@ -89,6 +92,24 @@ def resolve(ablation: ConfigDict, name: str, seed: int) -> ConfigDict:
       if isinstance(decoder, ConfigDict) and decoder.get('pool') == 'cls':
         decoder.pool = 'mean'
   return c
+
+
+def steps_of(ablation: ConfigDict, name: str) -> int:
+  """The steps of all rows, or those that take `seconds` at a known speed."""
+  if not ablation.seconds:
+    return ablation.steps
+  try:
+    with (Path(ablation.like) / 'ablation.csv').open() as file:
+      lines = {line['row']: line for line in csv.DictReader(file)}
+    images, seconds = lines[name]['images'], float(lines[name]['seconds'])
+  except (OSError, KeyError) as error:
+    raise UserError(
+      f'config.seconds={ablation.seconds} needs the speed of row {name}: name '
+      f'the workdir of an ablation that has it, not config.like='
+      f'{ablation.like!r}'
+    ) from error
+  speed = int(images) / seconds
+  return max(1, round(ablation.seconds * speed / ablation.batch_size))
 
 
 def directory(workdir: Path, name: str, seed: int) -> Path:

@@ -45,7 +45,9 @@ def markdown(
   c = ablation
   parts = [
     '# Ablation',
-    f'{c.frame.data.source}: {c.steps} steps of {c.batch_size} pictures, '
+    f'{c.frame.data.source}: '
+    + (f'{c.seconds} seconds of steps' if c.seconds else f'{c.steps} steps')
+    + f' of {c.batch_size} pictures, '
     + (f'{c.seeds} seeds' if c.seeds > 1 else 'one seed')
     + '. Percent, higher is better: mean of the seeds (lowest-highest). '
     '**Best of its table**; ≈: its seeds overlap with those of the best. '

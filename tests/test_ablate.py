@@ -184,6 +184,22 @@ def test_seeds_and_rows(tmp_path, monkeypatch, capsys):
   assert 'One seed' not in text and '2 seeds' in text
 
 
+def test_equal_seconds(tmp_path):
+  (tmp_path / 'ablation.csv').write_text(
+    'row,images,seconds\nm3i,3200,8.0\nm3i_nomix,3200,2.0\n'
+  )
+  c = config()
+  c.update(seconds=16, like=str(tmp_path))
+  # 400 pictures a second, 16 a step.
+  assert ablate.resolve(c, 'm3i', 0).total_steps == 400
+  assert ablate.resolve(c, 'm3i_nomix', 0).total_steps == 1600
+  c.rows.m3i.steps = 7
+  assert ablate.resolve(c, 'm3i', 0).total_steps == 7
+  c.like = str(tmp_path / 'none')
+  with pytest.raises(UserError, match='needs the speed of row m3i_nomix'):
+    ablate.resolve(c, 'm3i_nomix', 0)
+
+
 @pytest.mark.parametrize(
   ('change', 'said'),
   [
