@@ -57,10 +57,11 @@ class Target(nn.Module):
     return self.distribution.logits(z, prediction)
 
   def spread(self, z: Represented) -> dict[str, Array]:
-    """How the targets of the batch spread."""
-    if not self.watched or z.value is None:
+    """How the targets of the batch spread; of prototypes, their shares."""
+    value = z.value if z.share is None else z.share
+    if not self.watched or value is None:
       return {}
-    return monitors.spread(z.value, z.valid)
+    return monitors.spread(value, z.valid)
 
   def __call__(self, z: Represented, prediction: Array):
     """- log P(z | prediction), mean over what is valid; and measurements."""
