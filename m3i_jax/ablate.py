@@ -116,8 +116,19 @@ def directory(workdir: Path, name: str, seed: int) -> Path:
   return workdir / 'rows' / name / f'seed{seed}'
 
 
-def check(ablation: ConfigDict, workdir: Path, todo: Iterable) -> None:
-  """Raises UserError for what would stop a run of `todo`, before the first."""
+def check(ablation: ConfigDict, workdir: Path, runs: Iterable) -> None:
+  """Raises UserError for what would stop one of the runs, before the first.
+
+  A run that is there already must be one of this ablation: a table never mixes
+  budgets.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f'cannot write to --workdir {workdir} ({error.strerror}): name a '
+      'directory that can be written'
+    ) from error
   if not ablation.frame.get('evals'):
     raise UserError('config.frame.evals is empty: nothing would be compared')
   judge = ablation.best_by.rpartition('/')[0]
@@ -126,7 +137,7 @@ def check(ablation: ConfigDict, workdir: Path, todo: Iterable) -> None:
       f'config.best_by={ablation.best_by!r} is no metric of '
       f'config.frame.evals: {", ".join(ablation.frame.evals)}'
     )
-  for name, seed in todo:
+  for name, seed in runs:
     c = resolve(ablation, name, seed)
     try:
       schema.check(c, devices=1)
@@ -176,7 +187,7 @@ class Ablation:
 
   def go(self) -> bool:
     """Runs what is left; False if a signal stopped it."""
-    check(self.ablation, self.workdir, self.todo)
+    check(self.ablation, self.workdir, self.all)
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, self.stop)
     self.tell()
@@ -190,7 +201,7 @@ class Ablation:
       if code and self.stopped:
         break
       if code:
-        self.failed.append(self.failure(name, seed))
+        self.failed.append(self.failure(name, seed, code))
         if not metrics.read(directory(self.workdir, name, seed)):
           break  # before its first step: others would, too
       self.tell()
@@ -253,10 +264,10 @@ class Ablation:
       f'{run.seconds:.0f} s'
     )
 
-  def failure(self, name: str, seed: int) -> str:
+  def failure(self, name: str, seed: int, code: int) -> str:
     path = directory(self.workdir, name, seed)
     line = last_line(path).removeprefix('m3i_jax: ')
-    return f'{name}/{seed} failed: {line} (see {path}/log.txt)'
+    return f'{name}/{seed} failed ({code}): {line} (see {path}/log.txt)'
 
 
 def last_line(path: Path) -> str:
@@ -269,7 +280,6 @@ def run(_) -> None:
   logging.set_verbosity(logging.WARNING)
   ablation, workdir = flags.FLAGS.config, Path(flags.FLAGS.workdir)
   try:
-    workdir.mkdir(parents=True, exist_ok=True)
     if _RUN.value:
       complete = alone(ablation, workdir, _RUN.value)
     else:

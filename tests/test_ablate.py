@@ -87,8 +87,9 @@ def test_what_has_finished_is_not_run_again(done, capsys, monkeypatch):
   assert ablate.Ablation(c, workdir, []).go()
   assert text in capsys.readouterr().out
   c.steps = 4
-  with pytest.raises(UserError, match='config.total_steps: 3 -> 4'):
-    ablate.Ablation(c, workdir, []).go()
+  for rows in ([], ['m3i']):
+    with pytest.raises(UserError, match='config.total_steps: 3 -> 4'):
+      ablate.Ablation(c, workdir, rows).go()
 
 
 def config() -> ConfigDict:
@@ -138,15 +139,15 @@ def test_a_row_that_fails_stops_no_other(tmp_path, monkeypatch):
   script(monkeypatch, 'import sys; print(1); sys.exit("m3i_jax: not finite")')
   with pytest.raises(UserError) as error:
     ablate.Ablation(config(), tmp_path, []).go()
-  assert str(error.value).startswith('m3i_nomix/0 failed: not finite (see')
+  assert str(error.value).startswith('m3i_nomix/0 failed (1): not finite (')
   text = (tmp_path / 'ablation.md').read_text()
-  assert '- m3i_nomix/0 failed: not finite' in text
+  assert '- m3i_nomix/0 failed (1): not finite' in text
   assert '| M3I | two mixed' in text
 
 
 def test_a_mistake_before_the_first_step_ends_it(tmp_path, monkeypatch):
   script(monkeypatch, 'import sys; sys.exit("m3i_jax: no data set")')
-  with pytest.raises(UserError, match='^m3i_nomix/0 failed: no data set'):
+  with pytest.raises(UserError, match='^m3i_nomix/0 failed .1.: no data set'):
     ablate.Ablation(config(), tmp_path, []).go()
   assert not (tmp_path / 'rows' / 'm3i').exists()
 
@@ -219,6 +220,9 @@ def test_other_mistakes(tmp_path):
   c = config()
   with pytest.raises(UserError, match="no row 'mim'.*choose from m3i_nomix"):
     ablate.Ablation(c, tmp_path, ['mim'])
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(UserError, match='cannot write to --workdir'):
+    ablate.Ablation(c, tmp_path / 'file' / 'w', []).go()
   with pytest.raises(UserError, match='say NAME/SEED'):
     ablate.alone(c, tmp_path, 'm3i')
   c.rows.m3i.config = 'configs/no.py'
