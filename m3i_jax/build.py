@@ -97,7 +97,10 @@ def build(
     for name, spec in config.decoders.items()
   }
   known = inherited | dict(
-    classes=classes, vocabulary=vocabulary, text_length=length
+    classes=classes,
+    vocabulary=vocabulary,
+    text_length=length,
+    source=config.data.source,
   )
   targets = {
     name: rows.target(

@@ -10,12 +10,17 @@ from m3i_jax.decoders import (
   DenseDecoder,
   Mlp,
 )
-from m3i_jax.distributions import DISTRIBUTIONS
+from m3i_jax.distributions import DISTRIBUTIONS, Sigmoid
 from m3i_jax.errors import UserError
 from m3i_jax.inputs import Input
 from m3i_jax.models import layers, text
 from m3i_jax.regularizers import REGULARIZERS
-from m3i_jax.representations import ENCODERS, REPRESENTATIONS
+from m3i_jax.representations import (
+  ENCODERS,
+  REPRESENTATIONS,
+  Category,
+  Prototypes,
+)
 from m3i_jax.specs import choose
 from m3i_jax.target import Target
 
@@ -125,10 +130,15 @@ def check(target: Target, decoder, input_: Input, theta, where: str) -> None:
       f"{where}.cells='hidden' asks for hidden cells of the input view: set "
       f"config.input.mask, and of={input_.view!r}, or cells='all'"
     )
-  if getattr(target.distribution, 'symmetric', False) and hasattr(z, 'classes'):
+  table = isinstance(z, (Category, Prototypes))
+  if getattr(target.distribution, 'symmetric', False) and table:
     raise UserError(
       f'{where}.distribution.symmetric needs the batch as candidates, which a '
-      'class table is not'
+      "table is not: drop it, or predict the 'text' or a view's features"
+    )
+  if isinstance(target.distribution, Sigmoid) and target.distribution.smoothing:
+    raise UserError(
+      f"{where}.distribution.smoothing: a 'sigmoid' of pairs has none; drop it"
     )
   if isinstance(target.regularizer, REGULARIZERS['centering']) and (
     len(target.components) > 1
@@ -220,8 +230,8 @@ def _check_text(kind: str, z, known: Mapping[str, Any], where: str) -> None:
     z.classes if z.reads == 'label' else z.vocabulary
   ):
     raise UserError(
-      f'{where} predicts the {z.reads}: name its field in '
-      f'config.data.{z.reads}'
+      f'{where} predicts the {z.reads}: name the field of data set '
+      f'{known["source"]!r} that holds it in config.data.{z.reads}'
     )
   if kind != 'text':
     return

@@ -21,6 +21,12 @@ def standardise(x, eps):
   return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
 
 
+def standardise_pixels(x):
+  """MAE's: by the unbiased variance."""
+  x = x - x.mean(-1, keepdims=True)
+  return x / np.sqrt((x**2).sum(-1, keepdims=True) / (x.shape[-1] - 1) + 1e-6)
+
+
 def layer_norm(p, x, eps=1e-6):
   return standardise(x, eps) * p['scale'] + p['bias']
 
@@ -202,7 +208,7 @@ class M3I:
       everything = np.arange(self.grid**2)
       queries = np.setdiff1d(everything, cells) if hidden else everything
       if pixels:
-        z_y = standardise(patches(y['image'], self.patch), 1e-6)
+        z_y = standardise_pixels(patches(y['image'], self.patch))
       else:
         z_y = encoder(
           self.ema['encoder'], y['image'], everything, self.heads[0]

@@ -6,8 +6,7 @@ import pytest
 
 from m3i_jax import build, config, models
 from m3i_jax.errors import UserError
-from m3i_jax.objective import zero_batch
-from m3i_jax.step import init_state
+from m3i_jax.step import init_state, zero_batch
 from tests import small
 
 FILE = pathlib.Path(__file__).parents[1] / 'configs/vitb.py'
@@ -141,8 +140,12 @@ def test_what_does_not_fit_is_told(where, value, words):
 
 
 def test_data_without_the_target_is_told():
-  told(small.small_config(), 'config.data.label', classes=0)
-  told(small.small_config(), 'config.data.text', vocabulary=0)
+  said = "config.targets.{} predicts the {}: name the field of data set {}"
+  data = repr(small.small_config().data.source)
+  label = said.format('category', 'label', data)
+  told(small.small_config(), label, 'config.data.label', classes=0)
+  text = said.format('text', 'text', data)
+  told(small.small_config(), text, 'config.data.text', vocabulary=0)
 
 
 def test_hidden_cells_need_a_mask():

@@ -8,7 +8,7 @@ import pytest
 
 from m3i_jax import views
 from m3i_jax.balance import GradientNorm
-from m3i_jax.objective import loss_and_gradient
+from m3i_jax.gradient import Teachers, loss_and_gradient
 from m3i_jax.optim import Optimizer
 from m3i_jax.step import init_state
 from tests import paper, small
@@ -55,14 +55,12 @@ class World:
 
   def _sample(self, batch, ema):
     """As `loss_and_gradient` draws it from KEY."""
-    features = lambda images: self.apply(
-      {'params': ema}, images, method='encode_views'
-    )
+    features = Teachers(ema, {}).features(self.objective)
     return self.objective.sample(batch, features, jax.random.split(KEY)[0])
 
   def _losses(self, params, sample):
     variables = {'params': params}
-    z_x = self.apply(variables, sample.mixed, False, method='encode')
+    z_x = self.apply(variables, sample, False, method='encode')
     return {
       group: self.apply(variables, z_x, sample, group, method='group_loss')
       for group in self.objective.groups
@@ -70,7 +68,7 @@ class World:
 
   def _predict(self, params, sample):
     variables = {'params': params}
-    z_x = self.apply(variables, sample.mixed, False, method='encode')
+    z_x = self.apply(variables, sample, False, method='encode')
     predictions = {}
     for group in self.objective.groups:
       predictions |= self.apply(
@@ -144,17 +142,17 @@ def backward(m3i):
   state = {'g_u': jnp.float32(0.3), 'g_m': jnp.float32(0.2)}
   return jax.jit(
     lambda p: loss_and_gradient(
-      m3i.objective, p, m3i.ema, state, m3i.batch, KEY
+      m3i.objective, p, Teachers(m3i.ema, {}), {}, state, m3i.batch, KEY
     )
   )(m3i.params)
 
 
 def test_the_gradient_is_that_of_the_weighted_sum(m3i, backward):
   """Eq. 13 with lambda held: one pull-back equals plain autodiff."""
-  loss, gradient, new, measured = backward
+  loss, gradient, _, new, measured = backward
   sample = m3i.sample(m3i.batch, m3i.ema)
   encode = lambda p: m3i.apply(
-    {'params': p}, sample.mixed, False, method='encode'
+    {'params': p}, sample, False, method='encode'
   )
 
   def sides(push, params):
@@ -197,9 +195,10 @@ def test_no_gradient_reaches_the_target_encoder_or_its_views(m3i):
   def loss(ema, image):
     batch = m3i.batch | {'b': m3i.batch['b'] | {'image': image}}
     state = m3i.objective.balance.init()
-    return loss_and_gradient(m3i.objective, m3i.params, ema, state, batch, KEY)[
-      0
-    ]
+    teachers = Teachers(ema, {})
+    return loss_and_gradient(
+      m3i.objective, m3i.params, teachers, {}, state, batch, KEY
+    )[0]
 
   image = np.float32(m3i.batch['b']['image']) / 255
   for leaf in jax.tree.leaves(jax.jit(jax.grad(loss, (0, 1)))(m3i.ema, image)):
@@ -224,7 +223,7 @@ class Alone(nn.Module):
   patch: int = small.PATCH
 
   @nn.compact
-  def __call__(self, image, cells=None, *, train=False):
+  def __call__(self, image, cells=None, *, train=False, last=1):
     x = views.patches(image, self.patch)
     if cells is not None:
       x = jnp.take_along_axis(x, cells[..., None], axis=1)
@@ -301,7 +300,7 @@ def test_targets_are_those_of_the_picture_asked(alone, component):
   z, asked = {}, {}
   for group in alone.objective.groups:
     z |= alone.apply(
-      {'params': alone.params}, sample, group, method='represent'
+      {'params': alone.params}, {}, sample, group, method='represent'
     )
   for name, value in z.items():
     asked[name] = alone.objective.bind({}).asked(
@@ -311,12 +310,12 @@ def test_targets_are_those_of_the_picture_asked(alone, component):
   for n in range(8):
     hidden = np.flatnonzero(mask[n] if component else ~mask[n])
     value = paper.standardise(
-      np.float64(sample.y['features']['a'][picture[n]]), 1e-5
+      np.float64(sample.y['ema']['a']['tokens'][picture[n]]), 1e-5
     )
     got = asked['intra'].value[n]
     np.testing.assert_allclose(got, value[hidden], rtol=0, atol=1e-5)
     value = paper.standardise(
-      np.float64(sample.y['features']['b'][picture[n]]), 1e-5
+      np.float64(sample.y['ema']['b']['tokens'][picture[n]]), 1e-5
     )
     got = asked['inter'].value[n]
     np.testing.assert_allclose(got, value, rtol=0, atol=1e-5)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from m3i_jax import build, sharding
-from m3i_jax.objective import zero_batch
 from m3i_jax.optim import Optimizer, decayed, momentum
-from m3i_jax.step import init_state, make_train_step
+from m3i_jax.step import init_state, make_train_step, zero_batch
 from tests import small
 
 STEPS = 3
