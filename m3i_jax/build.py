@@ -15,7 +15,7 @@ from m3i_jax.decoders import DECODERS, DenseDecoder
 from m3i_jax.errors import UserError
 from m3i_jax.evals import EVALUATORS
 from m3i_jax.inputs import Input
-from m3i_jax.models import layers
+from m3i_jax.models import layers, transformer
 from m3i_jax.optim import Optimizer
 from m3i_jax.specs import choose, make
 
@@ -27,7 +27,7 @@ def encoder(config: ConfigDict):
   fields = {k: v for k, v in config.model.items() if v or k not in _SIZES}
   name, variant = fields.pop('name'), fields.pop('variant')
   fields['dtype'] = _dtype(fields['dtype'])
-  specs.one_of(fields['remat'], tuple(layers.REMAT), 'config.model.remat')
+  specs.one_of(fields['remat'], tuple(transformer.REMAT), 'config.model.remat')
   specs.one_of(
     fields['positions'], ('sincos', 'learned'), 'config.model.positions'
   )

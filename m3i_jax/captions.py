@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from m3i_jax.models import layers
+from m3i_jax.models import layers, transformer
 
 Array = jax.Array
 PAD, CLS, EOS = 0, 2, 3  # as in data/tokenizer.py
@@ -32,7 +32,7 @@ class CaptionDecoder(nn.Module):
     width, heads, hidden: of all layers.
     positions: T of the longest text.
     class_token: the picture's class token, if any, is part of the memory.
-    unroll, remat, dtype: see `layers.Blocks`.
+    unroll, remat, dtype: see `transformer.Blocks`.
   """
 
   out: int
@@ -64,7 +64,7 @@ class CaptionDecoder(nn.Module):
     if self.class_token and 'cls' in own:
       memory = jnp.concatenate([own['cls'][:, None], memory], axis=1)
     blocks = functools.partial(
-      layers.Blocks,
+      transformer.Blocks,
       heads=self.heads,
       hidden=self.hidden,
       unroll=self.unroll,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from m3i_jax import positions
 from m3i_jax.captions import CaptionDecoder
-from m3i_jax.models import layers
+from m3i_jax.models import layers, transformer
 from m3i_jax.views import View
 
 Array = jax.Array
@@ -81,7 +81,7 @@ class DenseDecoder(nn.Module):
 
   def setup(self):
     self.embed = layers.Dense(self.width, self.dtype)
-    blocks = lambda depth: layers.Blocks(
+    blocks = lambda depth: transformer.Blocks(
       depth,
       self.heads,
       self.hidden,

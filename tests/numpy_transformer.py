@@ -48,7 +48,7 @@ def mlp(x, p):
 
 
 def blocks(x, params, heads, *, post_norm=False, eps=1e-6):
-  """One sample [N, D] through the stacked layers of `layers.Blocks`."""
+  """One sample [N, D] through the stacked layers of `transformer.Blocks`."""
   layers = params['layers']
   for n in range(len(layers['norm1']['scale'])):
     p = jax.tree.map(lambda a, n=n: a[n], layers)

@@ -1,10 +1,9 @@
-"""Transformer layers that the encoder, the decoder and the text tower share.
+"""Linear layers, norms and activations that all networks share.
 
 Parameters are float32, and so are norms, softmax and the sums of products.
 `dtype` is that of activations and of the operands of products: float32,
 bfloat16, or 'mixed', which rounds the operands to bfloat16 and keeps every
 activation in float32 (on CPUs with AMX more than twice as fast as float32).
-Names follow timm: norm1, attn/qkv, attn/proj, norm2, mlp/fc1, mlp/fc2.
 """
 
 import functools
@@ -20,11 +19,6 @@ from jax.sharding import PartitionSpec
 Array = jax.Array
 Dtype = Any
 BATCH_AXES = ('replica', 'fsdp')
-REMAT = {
-  'none': None,
-  'full': jax.checkpoint_policies.nothing_saveable,
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
 
 def batch_sharded(x: Array) -> Array:
@@ -165,55 +159,6 @@ def unit(x: Array) -> Array:
 NORMS = {'layer': LayerNorm, 'batch': BatchNorm}
 
 
-class Attention(nn.Module):
-  """Multi-head self-attention [B, N, D] -> [B, N, D]; softmax in float32.
-
-  `mask`: bool [B, N], False for tokens that nobody may look at. `causal`: no
-  token looks at a later one.
-  """
-
-  heads: int
-  dtype: Dtype = jnp.float32
-  kernel_init: Callable = nn.initializers.xavier_uniform()
-  causal: bool = False
-
-  @nn.compact
-  def __call__(self, x: Array, mask: Array | None = None) -> Array:
-    b, n, width = x.shape
-    dense = functools.partial(
-      Dense, dtype=self.dtype, kernel_init=self.kernel_init
-    )
-    # Split, not index: the gradient is then one concatenation.
-    q, k, v = (
-      y.reshape(b, n, self.heads, width // self.heads)
-      for y in jnp.split(dense(3 * width, name='qkv')(x), 3, axis=-1)
-    )
-    if mask is not None:
-      mask = mask[:, None, None, :]
-    y = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=self.causal)
-    return dense(width, name='proj')(y.reshape(b, n, width))
-
-
-class CrossAttention(nn.Module):
-  """Queries [B, N, D] look at a memory [B, K, E] -> [B, N, D]."""
-
-  heads: int
-  dtype: Dtype = jnp.float32
-  kernel_init: Callable = nn.initializers.xavier_uniform()
-
-  @nn.compact
-  def __call__(self, x: Array, memory: Array) -> Array:
-    b, n, width = x.shape
-    dense = functools.partial(
-      Dense, dtype=self.dtype, kernel_init=self.kernel_init
-    )
-    split = lambda y: y.reshape(b, -1, self.heads, width // self.heads)
-    k, v = jnp.split(dense(2 * width, name='kv')(memory), 2, axis=-1)
-    q = dense(width, name='q')(x)
-    y = jax.nn.dot_product_attention(split(q), split(k), split(v))
-    return dense(width, name='proj')(y.reshape(b, n, width))
-
-
 def gelu(x: Array) -> Array:
   """The exact GELU, x Phi(x), computed in float32.
 
@@ -223,22 +168,6 @@ def gelu(x: Array) -> Array:
   y = x.astype(jnp.float32)
   y = 0.5 * y * (1.0 + jax.lax.erf(y * np.float32(np.sqrt(0.5))))
   return y.astype(x.dtype)
-
-
-class Mlp(nn.Module):
-  """Two layers with the exact GELU between."""
-
-  hidden: int
-  dtype: Dtype = jnp.float32
-  kernel_init: Callable = nn.initializers.xavier_uniform()
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    dense = functools.partial(
-      Dense, dtype=self.dtype, kernel_init=self.kernel_init
-    )
-    y = gelu(dense(self.hidden, name='fc1')(x))
-    return dense(x.shape[-1], name='fc2')(y)
 
 
 class Projection(nn.Module):
@@ -279,128 +208,3 @@ class Projection(nn.Module):
       kernel = self.param('prototypes', init, (self.cosine, self.out))
       x = unit(x) @ unit(kernel.T).T
     return BatchNorm(affine=False)(x) if self.last_norm else x
-
-
-class Block(nn.Module):
-  """One transformer layer, norms before (ViT) or after (BERT) the branches.
-
-  Written as a scan body: returns (tokens, tokens if `collect`). `drop` is this
-  layer's stochastic depth, drawn per sample from the 'drop_path' stream.
-  `memory`: what a cross-attending layer looks at between its two branches.
-  """
-
-  heads: int
-  hidden: int
-  post_norm: bool = False
-  eps: float = 1e-6
-  drop_path: bool = False
-  dtype: Dtype = jnp.float32
-  kernel_init: Callable = nn.initializers.xavier_uniform()
-  norm: str = 'layer'
-  causal: bool = False
-  cross: bool = False
-  collect: bool = False
-
-  @nn.compact
-  def __call__(
-    self, x: Array, drop: Array, mask: Array | None, memory: Array | None
-  ) -> tuple[Array, Array | None]:
-    norm = functools.partial(NORMS[self.norm], self.eps)
-    attn = Attention(
-      self.heads, self.dtype, self.kernel_init, self.causal, name='attn'
-    )
-    mlp = Mlp(self.hidden, self.dtype, self.kernel_init, name='mlp')
-    norm1, norm2 = norm(name='norm1'), norm(name='norm2')
-    x = batch_sharded(x)
-    if self.post_norm:
-      x = norm1(x + self._drop(attn(x, mask), drop))
-      x = norm2(x + self._drop(mlp(x), drop))
-    else:
-      x = x + self._drop(attn(norm1(x), mask), drop)
-      if self.cross:
-        look = CrossAttention(
-          self.heads, self.dtype, self.kernel_init, name='cross'
-        )
-        x = x + self._drop(look(norm(name='norm_cross')(x), memory), drop)
-      x = x + self._drop(mlp(norm2(x)), drop)
-    x = x.astype(stream(self.dtype))
-    return x, x if self.collect else None
-
-  def _drop(self, branch: Array, rate: Array) -> Array:
-    if not self.drop_path:
-      return branch
-    shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
-    keep = jax.random.bernoulli(self.make_rng('drop_path'), 1 - rate, shape)
-    return branch * (keep / (1 - rate)).astype(branch.dtype)
-
-
-class Blocks(nn.Module):
-  """`depth` layers with stacked parameters [depth, ...], scanned.
-
-  Attributes:
-    drop_path: stochastic depth of the last layer; grows from 0 over the layers
-      if `uniform` is False.
-    unroll: layers per iteration of the scan; `depth` compiles straight-line
-      code (faster on CPU). The parameters are the same.
-    remat: a key of REMAT, what to keep for the backward pass.
-    norm, causal, cross: of the layers, see `Block`; norm is a key of NORMS.
-  """
-
-  depth: int
-  heads: int
-  hidden: int
-  post_norm: bool = False
-  eps: float = 1e-6
-  drop_path: float = 0.0
-  uniform: bool = False
-  unroll: int = 1
-  remat: str = 'none'
-  dtype: Dtype = jnp.float32
-  kernel_init: Callable = nn.initializers.xavier_uniform()
-  norm: str = 'layer'
-  causal: bool = False
-  cross: bool = False
-
-  @nn.compact
-  def __call__(
-    self,
-    x: Array,
-    mask: Array | None = None,
-    memory: Array | None = None,
-    *,
-    train: bool = False,
-    last: int = 1,
-  ) -> Array:
-    """The output of the last layer, or the mean of those of the `last`."""
-    block = Block
-    if self.remat != 'none':
-      # prevent_cse is not needed inside a scan and costs speed.
-      block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False)
-    layers = nn.scan(
-      block,
-      variable_axes={'params': 0},
-      split_rngs={'params': True, 'drop_path': True},
-      in_axes=(0, nn.broadcast, nn.broadcast),
-      length=self.depth,
-      unroll=max(1, min(self.unroll, self.depth)),
-    )(
-      self.heads,
-      self.hidden,
-      self.post_norm,
-      self.eps,
-      train and self.drop_path > 0,
-      self.dtype,
-      self.kernel_init,
-      self.norm,
-      self.causal,
-      self.cross,
-      last > 1,
-      name='layers',
-    )
-    rates = np.linspace(self.drop_path * self.uniform, self.drop_path,
-                        self.depth, dtype=np.float32)  # fmt: skip
-    x = x.astype(stream(self.dtype))
-    x, outputs = layers(x, jnp.asarray(rates), mask, memory)
-    if last == 1:
-      return x
-    return outputs[-last:].astype(jnp.float32).mean(0).astype(x.dtype)

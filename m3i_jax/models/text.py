@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from m3i_jax.models import layers
+from m3i_jax.models import layers, transformer
 
 # width, depth, heads, hidden width of the MLP
 VARIANTS = {
@@ -29,7 +29,7 @@ class TextTower(nn.Module):
   Attributes:
     positions: longest text that fits.
     pool: 'cls', the first token's output, or 'mean' over the real tokens.
-    unroll, remat, dtype: see `layers.Blocks`.
+    unroll, remat, dtype: see `transformer.Blocks`.
   """
 
   vocabulary: int
@@ -54,7 +54,7 @@ class TextTower(nn.Module):
     x = layers.LayerNorm(1e-12, dtype=self.dtype, name='norm')(x)
     # The first token is always seen, so that no softmax is empty.
     real = (text > 0) | (jnp.arange(text.shape[1]) == 0)
-    x = layers.Blocks(
+    x = transformer.Blocks(
       self.depth,
       self.heads,
       self.hidden,

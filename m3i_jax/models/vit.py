@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from m3i_jax import positions, views
-from m3i_jax.models import layers
+from m3i_jax.models import layers, transformer
 
 # width, depth, heads, hidden width of the MLP, patch side
 VARIANTS = {
@@ -36,7 +36,7 @@ class ViT(nn.Module):
       (a parameter pos_embed [1, L (+ 1), D]).
     final_norm: LayerNorm after the last block, as timm; M3I's features and
       targets are those before it.
-    drop_path, uniform, unroll, remat, dtype: see `layers.Blocks`.
+    drop_path, uniform, unroll, remat, dtype: see `transformer.Blocks`.
   """
 
   width: int
@@ -91,7 +91,7 @@ class ViT(nn.Module):
       token = (token + cls).astype(dtype)
       token = jnp.broadcast_to(token, (x.shape[0], 1, self.width))
       x = jnp.concatenate([token, x], axis=1)
-    x = layers.Blocks(
+    x = transformer.Blocks(
       self.depth,
       self.heads,
       self.hidden,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from m3i_jax.models import layers
+from m3i_jax.models import layers, transformer
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 5, 7)).astype(np.float32)
@@ -57,8 +57,8 @@ def test_gelu_is_exact():
 
 def test_a_block_in_mixed_precision_is_close_to_float32():
   x = RNG.standard_normal((2, 6, 16)).astype(np.float32)
-  exact = layers.Blocks(2, 4, 32)
-  mixed = layers.Blocks(2, 4, 32, dtype='mixed')
+  exact = transformer.Blocks(2, 4, 32)
+  mixed = transformer.Blocks(2, 4, 32, dtype='mixed')
   params = exact.init(jax.random.key(0), x)
   loss = lambda net: lambda p: jnp.square(net.apply(p, x)).sum()
   for fine, coarse in (

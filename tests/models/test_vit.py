@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from m3i_jax.errors import UserError
-from m3i_jax.models import backbone, layers, vit
+from m3i_jax.models import backbone, layers, transformer, vit
 from tests.numpy_transformer import perturbed
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
@@ -227,7 +227,7 @@ def test_bfloat16_is_close():
 
 def one_hot_branches(depth, width):
   """Blocks whose branches are constant: layer l adds to channels 2l, 2l+1."""
-  model = layers.Blocks(depth, 2, 4)
+  model = transformer.Blocks(depth, 2, 4)
   start = jax.jit(model.init)(KEY, jnp.zeros((1, 2, width)))['params']
   params = jax.tree.map(np.zeros_like, start)
   for n in range(depth):
@@ -240,7 +240,7 @@ def one_hot_branches(depth, width):
 def test_drop_path_drops_whole_branches_of_a_sample(uniform):
   depth, width, batch = 5, 12, 4096
   params = one_hot_branches(depth, width)
-  model = layers.Blocks(depth, 2, 4, drop_path=0.4, uniform=uniform)
+  model = transformer.Blocks(depth, 2, 4, drop_path=0.4, uniform=uniform)
   apply = jax.jit(functools.partial(model.apply, train=True))
   start = jnp.zeros((batch, 2, width))
   added = np.asarray(apply({'params': params}, start, rngs={'drop_path': KEY}))
