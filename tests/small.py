@@ -71,6 +71,9 @@ def small_config(
   every = dict(
     dense=dict(kind='dense', width=24, depth=1, heads=2, hidden=40),
     pool=dict(kind='pool', out=20, heads=4),
+    project=dict(
+      kind='mlp', out=12, hidden=(28,), norm='batch', activation='relu'
+    ),
   )
   used = {row['decoder'] for row in targets.values()}
   c.decoders = {k: v for k, v in every.items() if k in used}

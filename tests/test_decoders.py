@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from m3i_jax import positions
-from m3i_jax.decoders import AttentionPool, DenseDecoder, Frame
+from m3i_jax.decoders import AttentionPool, DenseDecoder, Frame, Mlp
 from m3i_jax.views import View
 from tests import numpy_transformer as reference
 
@@ -36,22 +36,31 @@ def code(f):
   )
 
 
+def own(count=CELLS, seed=0):
+  """What a whole image, or `count` cells of it, knows."""
+  return {
+    'tokens': normal(2, count, 16, seed=seed), 'cls': normal(2, 16, seed=7)
+  }  # fmt: skip
+
+
 @functools.cache
 def params(kind, **fields):
-  model, x = kind(**fields), normal(2, CELLS, 16)
-  start = jax.jit(model.init)(KEY, x, frame())['params']
+  start = jax.jit(kind(**fields).init)(KEY, own(), frame())['params']
   return reference.perturbed(start)
 
 
-def dense(tokens, f, p):
-  apply = jax.jit(DenseDecoder(**SIZES).apply)
-  return np.asarray(apply({'params': p}, tokens, f))
+def dense(tokens, f, p, **fields):
+  apply = jax.jit(DenseDecoder(**SIZES | fields).apply)
+  known = {'tokens': tokens, 'cls': own()['cls']}
+  return np.asarray(apply({'params': p}, known, f))
 
 
 def pool(tokens, mask=None, **fields):
   apply = jax.jit(AttentionPool(**fields).apply)
   return np.asarray(
-    apply({'params': params(AttentionPool, **fields)}, tokens, mask=mask)
+    apply(
+      {'params': params(AttentionPool, **fields)}, {'tokens': tokens}, mask=mask
+    )
   )
 
 
@@ -117,9 +126,94 @@ def test_decoder_in_numpy(part):
 
 def test_width_of_the_prediction_and_of_the_tokens_are_free():
   fields = SIZES | {'out': 10, 'width': 8}
-  model, tokens = DenseDecoder(**fields), normal(2, CELLS, 12)
-  shape = jax.eval_shape(model.init_with_output, KEY, tokens, frame())[0].shape
+  model, known = DenseDecoder(**fields), {'tokens': normal(2, CELLS, 12)}
+  shape = jax.eval_shape(model.init_with_output, KEY, known, frame())[0].shape
   assert shape == (2, CELLS, 10)
+
+
+def batch_normed(x, p):
+  """[B, N, D] by the statistics of the batch and its tokens."""
+  x = x - x.mean((0, 1))
+  x = x / np.sqrt((x**2).mean((0, 1)) + 1e-6)
+  return x * np.asarray(p['scale'], float) + np.asarray(p['bias'], float)
+
+
+def batch_norm_blocks(x, params):
+  """The stacked layers with batch norm: all pictures together."""
+  layers = params['layers']
+  for n in range(len(layers['norm1']['scale'])):
+    p = jax.tree.map(lambda a, n=n: a[n], layers)
+    y = batch_normed(x, p['norm1'])
+    x = x + np.stack([reference.attention(row, p['attn'], 4) for row in y])
+    x = x + reference.mlp(batch_normed(x, p['norm2']), p['mlp'])
+  return x
+
+
+def test_siameseims_decoder_in_numpy():
+  """Class token among the tokens, projector of its own layers, batch norm.
+
+  And a last norm, which is MAE's.
+  """
+  fields = dict(class_token=True, projector=1, norm='batch', final_norm=True)
+  p, known = params(DenseDecoder, **SIZES, **fields), own()
+  cells = np.tile(np.arange(3, 12, dtype=np.int32), (2, 1))
+  f = frame(cells)
+  known['tokens'] = known['tokens'][:, :9]
+  found = dense(known['tokens'], f, p, **fields)
+  x = np.concatenate([known['cls'][:, None], known['tokens']], axis=1)
+  x = reference.linear(x.astype(float), p['embed'])
+  x = projected = batch_norm_blocks(x, p['projector_blocks'])
+  place = np.asarray(positions.grid_sincos(GRID, 16), float)[3:12]
+  x = x + np.concatenate([np.zeros((1, 16)), place])
+  x = np.concatenate([x, query_code(f, p)], axis=1)
+  x = batch_norm_blocks(x, p['blocks'])[:, 10:]
+  x = reference.norm(x, p['last_norm'], 1e-6)
+  np.testing.assert_allclose(
+    found, reference.linear(x, p['head']), atol=2e-5, rtol=0
+  )
+  # A projected target encoder ends with the first part, without the class.
+  project = jax.jit(
+    functools.partial(DenseDecoder(**SIZES | fields).apply, method='project')
+  )({'params': p}, known)
+  np.testing.assert_allclose(project, projected[:, 1:], atol=2e-5, rtol=0)
+
+
+def test_an_input_without_a_class_token_is_decoded_too():
+  """As that of a mix, which keeps it to itself."""
+  p = params(DenseDecoder, **SIZES)
+  apply = jax.jit(DenseDecoder(**SIZES | dict(class_token=True)).apply)
+  alone = {'tokens': own()['tokens']}
+  np.testing.assert_allclose(
+    apply({'params': p}, alone, frame()), dense(own()['tokens'], frame(), p),
+    atol=1e-6, rtol=0,
+  )  # fmt: skip
+  with_class = apply({'params': p}, own(), frame())
+  assert np.abs(with_class - apply({'params': p}, alone, frame())).max() > 0.01
+
+
+@pytest.mark.parametrize('pool', ['mean', 'cls', 'none'])
+def test_mlp_projects_what_its_pool_names(pool):
+  fields = dict(
+    out=6, hidden=(10,), norm='batch', activation='relu', pool=pool
+  )
+  p, known = params(Mlp, **fields), own()
+  apply = functools.partial(Mlp(**fields).apply, {'params': p})
+  found = apply(known)
+  x = {
+    'mean': known['tokens'].mean(1),
+    'cls': known['cls'],
+    'none': known['tokens'],
+  }[pool].astype(float)
+  p = jax.tree.map(lambda a: np.asarray(a, float), p['layers'])
+  assert set(p['fc1']) == {'kernel'}  # a batch norm takes a bias away
+  x = x @ p['fc1']['kernel']
+  axes = tuple(range(x.ndim - 1))
+  x = (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-5)
+  x = np.maximum(x * p['norm1']['scale'] + p['norm1']['bias'], 0)
+  wanted = reference.linear(x, p['fc2'])
+  assert found.dtype == np.float32
+  np.testing.assert_allclose(found, wanted, atol=5e-6, rtol=0)
+  np.testing.assert_array_equal(apply(known, method='project'), found)
 
 
 def pooled(tokens, p, heads):

@@ -5,9 +5,12 @@ import pytest
 from m3i_jax.representations import (
   Category,
   DenseFeature,
+  GlobalFeature,
   Pixels,
+  Prototypes,
   Represented,
   TextEmbedding,
+  TextTokens,
 )
 
 
@@ -27,7 +30,9 @@ def test_pixels_are_patches_row_by_row(normalize):
       r, c = 2 * (cell // 3), 2 * (cell % 3)
       patch = np.float64(image[n, r : r + 2, c : c + 2]).reshape(-1)
       if normalize:
-        patch = (patch - patch.mean()) / np.sqrt(patch.var() + 1e-6)
+        # MAE's, by the unbiased variance of the 12 numbers.
+        patch = patch - patch.mean()
+        patch = patch / np.sqrt((patch**2).sum() / 11 + 1e-6)
       np.testing.assert_allclose(z.value[n, cell], patch, rtol=0, atol=2e-6)
 
 
@@ -46,6 +51,59 @@ def test_dense_feature_is_normalised_with_epsilon_1e_5(scale):
   np.testing.assert_allclose(z.value, wanted, rtol=0, atol=1e-6)
   plain = DenseFeature(8, normalize=False).apply({}, tokens)
   np.testing.assert_array_equal(plain.value, tokens)
+
+
+@pytest.mark.parametrize('normalize', [False, True])
+def test_global_feature_is_one_vector_a_view(normalize):
+  """A frozen teacher's is the mean of its tokens, another's its projector's."""
+  tokens = normal(3, 4, 5)
+  teacher = GlobalFeature(5, 'frozen', normalize)
+  assert (teacher.reads, teacher.projected) == ('frozen', False)
+  z = teacher.apply({}, tokens).value
+  wanted = np.float64(tokens).mean(1)
+  if normalize:
+    wanted = wanted - wanted.mean(-1, keepdims=True)
+    wanted /= np.sqrt((wanted**2).mean(-1, keepdims=True) + 1e-5)
+  np.testing.assert_allclose(z, wanted, rtol=0, atol=2e-6)
+  online = GlobalFeature(5, 'shared', normalize)
+  assert (online.reads, online.projected) == ('shared', True)
+  np.testing.assert_array_equal(online.apply({}, tokens.mean(1)).value, z)
+
+
+def test_prototypes_are_a_table_that_the_target_does_not_move():
+  """Softmax of the cosines; no gradient to target or table through `share`."""
+  module, x = Prototypes(5, count=7, temperature=0.2), normal(3, 5)
+  params = module.init(jax.random.key(0), x)['params']
+  assert params['table'].shape == (7, 5)
+  assert np.abs(params['table']).max() <= 5**-0.5
+  table = normal(7, 5, seed=1)
+  unit = lambda x: x / np.linalg.norm(np.float64(x), axis=-1, keepdims=True)
+  e = np.exp(unit(x) @ unit(table).T / 0.2)
+  z = module.apply({'params': {'table': table}}, x)
+  wanted = e / e.sum(-1, keepdims=True)
+  np.testing.assert_allclose(z.share, wanted, rtol=1e-5)
+  np.testing.assert_array_equal(z.candidates, table)
+  assert z.value is None and z.valid.all()
+
+  weight = normal(3, 7, seed=2)
+
+  def loss(x, table):
+    z = module.apply({'params': {'table': table}}, x)
+    return (weight * z.share).sum() + z.candidates.sum()
+
+  to_x, to_table = jax.grad(loss, (0, 1))(x, table)
+  np.testing.assert_array_equal(to_x, 0.0)
+  np.testing.assert_array_equal(to_table, 1.0)
+
+
+def test_tokens_are_the_text_from_its_second_piece():
+  text = np.array([[2, 5, 4, 3, 0], [2, 7, 3, 0, 0], [0] * 5], np.int32)
+  z = TextTokens(9).apply({}, text)
+  np.testing.assert_array_equal(z.index, text[:, 1:])
+  np.testing.assert_array_equal(z.valid.sum(-1), [3, 2, 0])
+  assert z.choices == TextTokens(9).width == 9
+  assert z.value is None and z.candidates is None
+  np.testing.assert_array_equal(z.of(0).index, z.index)
 
 
 def test_category_is_the_class_table():
@@ -85,12 +143,14 @@ def test_a_representation_seen_from_the_second_image():
     candidates=normal(5, 2),
     index=np.arange(4),
     bias=normal(5),
+    share=normal(4, 5),
   )
   partner = np.array([1, 0, 3, 2])
   seen = z.of(1)
   np.testing.assert_array_equal(seen.value, z.value[partner])
   np.testing.assert_array_equal(seen.valid, z.valid[partner])
   np.testing.assert_array_equal(seen.index, partner)
+  np.testing.assert_array_equal(seen.share, z.share[partner])
   np.testing.assert_array_equal(seen.candidates, z.candidates)
   np.testing.assert_array_equal(seen.bias, z.bias)
   np.testing.assert_array_equal(z.of(0).value, z.value)
