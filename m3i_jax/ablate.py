@@ -202,8 +202,8 @@ class Ablation:
         break
       if code:
         self.failed.append(self.failure(name, seed, code))
-        if not metrics.read(directory(self.workdir, name, seed)):
-          break  # before its first step: others would, too
+        if code == 2 and not metrics.read(directory(self.workdir, name, seed)):
+          break  # a mistake, told before the first step: others would, too
       self.tell()
       done += 1
       bar.update(done, self.note(name, seed))

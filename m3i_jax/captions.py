@@ -78,7 +78,7 @@ class CaptionDecoder(nn.Module):
     x = layers.LayerNorm(dtype=self.dtype, name='norm')(x)
     # Operands may be rounded, logits never are: 'mixed' stays in float32.
     dtype = jnp.float32 if self.dtype == jnp.float32 else 'mixed'
-    return layers.product(x.astype(jnp.float32), word.T, dtype)
+    return layers.product(x.astype(jnp.float32), word, dtype, 1)
 
 
 def generate(

@@ -36,9 +36,12 @@ CASES = {
   for arg in ARGS.get(path.stem, ('',))
 }
 CLASSES, VOCABULARY = 1000, 30522
-# No gradient, and why: a softmax over keys does not see what moves all alike.
-DEAD = ('decoders_pool/k/bias', 'decoders_pool/norm_k/bias')
-STEPS = 30
+# No gradient, and why: a softmax over keys does not see what moves all alike,
+# nor does a projector with batch norm.
+DEAD = (
+  'decoders_pool/k/bias', 'decoders_pool/norm_k/bias', 'encoder/norm/bias'
+)  # fmt: skip
+STEPS = 80
 
 
 def get(path, arg):
@@ -106,7 +109,7 @@ class Run:
 
   def __init__(self, c):
     config.debug(c)
-    c.total_steps = 10 * STEPS
+    c.total_steps = 300
     c.optimizer.warmup = 0.0
     objective, optimizer, length = made(c, 5, 400)
     batch = random_batch(objective, c, length)

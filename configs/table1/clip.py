@@ -11,7 +11,7 @@ def get_config(arg: str = ''):
   c = recipes.captioned_vitb('tfds:yfcc15m', 14_850_000, epochs=25)
   recipes.geometry(c.views.a, smallest=0.5)
   c.data.update(text_length=77, vocabulary=49408)
-  c.model.drop_path = 0.0
+  c.model.update(drop_path=0.0, final_norm=True)
   c.decoders = dict(pool=dict(kind='mlp', pool='cls', out=512))
   c.targets.text = recipes.text(
     width=512, depth=12, heads=8, hidden=2048, positions=77

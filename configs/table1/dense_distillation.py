@@ -1,9 +1,9 @@
 """Dense distillation (FD, Wei et al. 2022): picture -> a teacher's features.
 
-The teacher is the EMA encoder, as in Table 3; or, FD's own way, a pre-trained
-encoder that stays as it is (`:frozen`; name its weights in config.teacher). One
-linear layer, targets normalised without affine, as in FD; FD's smooth L1 (beta
-2) is quadratic below 2 standard deviations, here it is quadratic throughout.
+The teacher is the EMA encoder, so that the row needs no other model; or, FD's
+own way, a pre-trained encoder that stays as it is (`:frozen`; name its weights
+in config.teacher). One linear layer, targets normalised without affine, as in
+FD; its smooth L1 (beta 2) is quadratic below 2, here it is so throughout.
 """
 
 from m3i_jax import config, recipes

@@ -13,6 +13,7 @@ def get_config(arg: str = ''):
       kind='mlp', pool='cls', hidden=(2048, 2048), cosine=256, out=65536
     )
   )
+  c.model.final_norm = True
   c.targets.vector = recipes.vector(
     'a',
     distribution=dict(kind='categorical', temperature=0.1),

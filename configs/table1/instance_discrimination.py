@@ -1,8 +1,8 @@
 """Instance discrimination: view -> the other view's vector, in three ways.
 
 `:moco` MoCo v3 (Chen et al. 2021), the default; `:byol` (Grill et al. 2020);
-`:barlow` Barlow Twins (Zbontar et al. 2021). The published ones also predict a
-from b; BYOL and Barlow Twins train ResNets with LARS, here it is ViT and AdamW.
+`:barlow` Barlow Twins (Zbontar et al. 2021). MoCo v3 and BYOL as published
+also predict a from b; BYOL and Barlow Twins train ResNets with LARS.
 """
 
 from m3i_jax import config, recipes
@@ -18,6 +18,7 @@ def get_config(arg: str = ''):
 
 def moco(c) -> None:
   # ViT-B: tau .2, EMA .99, loss times 2 tau, patches embedded at random.
+  c.model.final_norm = True
   c.decoders.project = recipes.projector(
     4096, 4096, out=256, last_norm=True, pool='cls'
   )

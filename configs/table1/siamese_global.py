@@ -5,27 +5,21 @@ Table 3 calls it instance discrimination with a mask: MoCo v3 on a masked view.
 and .025, all used alike; with one masked view, 15 % dropped, without Sinkhorn.
 """
 
+from configs.table1.instance_discrimination import moco
 from m3i_jax import config, recipes
 
 
 def get_config(arg: str = ''):
   c = recipes.table3()
   c.input = dict(view='a', images=1, mask=0.5, pattern='block', hidden='drop')
-  c.ema = dict(start=0.99, end=1.0)
-  c.decoders.project = recipes.projector(
-    4096, 4096, out=256, last_norm=True, pool='cls'
-  )
-  c.targets.vector = recipes.vector(
-    'b',
-    predictor=recipes.predictor(4096, last_norm=True),
-    distribution=dict(kind='boltzmann', temperature=0.2, normalize=True),
-    regularizer='negatives',
-  )
+  if arg != 'msn':
+    moco(c)
   return config.variant(c, arg, msn=msn)
 
 
 def msn(c) -> None:
   c.input.update(mask=0.15, pattern='random')
+  c.model.final_norm = True
   c.decoders.project = recipes.projector(
     2048, 2048, out=256, activation='gelu', pool='cls'
   )

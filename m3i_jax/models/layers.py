@@ -46,29 +46,33 @@ def stream(dtype: Dtype) -> Dtype:
   return jnp.float32 if dtype == 'mixed' else dtype
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def product(x: Array, kernel: Array, dtype: Dtype) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def product(x: Array, kernel: Array, dtype: Dtype, axis: int = 0) -> Array:
   """x [..., D] @ kernel [D, E], summed in float32, in the stream's dtype.
 
-  The operands of the backward products are rounded like those of the forward
-  one; the kernel's gradient is never rounded.
+  With `axis` 1 the kernel is [E, D], such as an embedding that also scores. The
+  operands of the backward products are rounded like those of the forward one;
+  the kernel's gradient is never rounded.
   """
-  return _product_forward(x, kernel, dtype)[0]
+  return _product_forward(x, kernel, dtype, axis)[0]
 
 
-def _product_forward(x, kernel, dtype):
+def _product_forward(x, kernel, dtype, axis):
   operand = jnp.bfloat16 if dtype == 'mixed' else dtype
   x, kernel = x.astype(operand), kernel.astype(operand)
-  y = _contract(x, kernel, x.ndim - 1, 0)
+  y = _contract(x, kernel, x.ndim - 1, axis)
   return y.astype(stream(dtype)), (x, kernel)
 
 
-def _product_backward(dtype, operands, gradient):
+def _product_backward(dtype, axis, operands, gradient):
   x, kernel = operands
   gradient = gradient.astype(x.dtype)
   rows = tuple(range(x.ndim - 1))
-  to_x = _contract(gradient, kernel, x.ndim - 1, 1)
-  return to_x.astype(stream(dtype)), _contract(x, gradient, rows, rows)
+  to_x = _contract(gradient, kernel, x.ndim - 1, 1 - axis)
+  # In the kernel's own order: a transposed sum of bfloat16 products is more
+  # than XLA can do on a CPU.
+  sides = (gradient, x) if axis else (x, gradient)
+  return to_x.astype(stream(dtype)), _contract(*sides, rows, rows)
 
 
 def _contract(x, y, x_axes, y_axes) -> Array:

@@ -72,3 +72,26 @@ def test_a_block_in_mixed_precision_is_close_to_float32():
     assert coarse.dtype == np.float32
     error = np.linalg.norm(fine - coarse) / np.linalg.norm(fine)
     assert 1e-5 < error < 0.02
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16, 'mixed'])
+def test_a_product_with_the_kernels_other_axis(dtype):
+  """x @ w.T for an embedding w: value and both gradients, in every dtype.
+
+  Within the rounding of the operands, 2^-8 of the largest for bfloat16.
+  """
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((2, 3, 5), np.float32)
+  w = rng.standard_normal((7, 5), np.float32)
+  g = rng.standard_normal((2, 3, 7), np.float32)
+  value, pull = jax.vjp(
+    lambda x, w: layers.product(
+      x.astype(layers.stream(dtype)), w, dtype, 1
+    ).astype(jnp.float32),
+    x,
+    w,
+  )
+  wanted = x @ w.T, g @ w, np.einsum('abv,abd->vd', g, x)
+  size = 1e-6 if dtype == jnp.float32 else 2**-6
+  for got, right in zip((value, *pull(g)), wanted, strict=True):
+    np.testing.assert_allclose(got, right, rtol=0, atol=size * right.max())
