@@ -146,8 +146,8 @@ def test_a_row_that_fails_stops_no_other(tmp_path, monkeypatch):
 
 
 def test_a_mistake_before_the_first_step_ends_it(tmp_path, monkeypatch):
-  script(monkeypatch, 'import sys; sys.exit("m3i_jax: no data set")')
-  with pytest.raises(UserError, match='^m3i_nomix/0 failed .1.: no data set'):
+  script(monkeypatch, 'import sys; print("m3i_jax: no data set"); sys.exit(2)')
+  with pytest.raises(UserError, match='^m3i_nomix/0 failed .2.: no data set'):
     ablate.Ablation(config(), tmp_path, []).go()
   assert not (tmp_path / 'rows' / 'm3i').exists()
 
