@@ -53,6 +53,7 @@ def done(tmp_path_factory):
   return workdir, command(workdir)
 
 
+@pytest.mark.slow
 def test_a_whole_ablation(done):
   workdir, process = done
   assert process.returncode == 0, process.stderr
@@ -79,6 +80,7 @@ def test_a_whole_ablation(done):
   assert 0 < int(rows[1]['encoder_parameters']) < int(rows[1]['parameters'])
 
 
+@pytest.mark.slow
 def test_what_has_finished_is_not_run_again(done, capsys, monkeypatch):
   workdir, _ = done
   monkeypatch.setattr(ablate.Ablation, 'run', None)  # would be called
