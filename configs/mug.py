@@ -1,4 +1,4 @@
-"""MUG (Zhao et al. 2023): three quarters of a picture hidden -> pixels, caption.
+"""MUG (Zhao et al. 2023): a quarter of a picture -> its pixels, its caption.
 
 The picture's branch is MAE's. The text decoder has layers that see the text
 alone, then ones that look at the picture; L = 1.0 L_V + 0.1 L_L. The number of

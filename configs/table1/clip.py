@@ -1,7 +1,7 @@
 """CLIP (Radford et al. 2021): picture -> text, InfoNCE over the batch.
 
-The recipe of SLIP's CLIP (Mu et al. 2022, its code): a text tower 12 layers deep
-and 512 wide, the class token as the picture's vector, crops alone, 25 epochs.
+The recipe of SLIP's CLIP (Mu et al. 2022, its code): a text tower 12 layers
+deep and 512 wide, the class token as the picture's vector, crops, 25 epochs.
 """
 
 from m3i_jax import config, recipes

@@ -1,7 +1,7 @@
 """Dense instance discrimination (DenseCL, Wang et al. 2021): view -> view.
 
-Each cell of the other view against all cells of the batch, tau .2, 128 wide, EMA
-.999. DenseCL finds the corresponding cell by its features and compares with a
+Each cell of the other view against all cells of the batch, tau .2, 128 wide,
+EMA .999. DenseCL finds the corresponding cell by features and compares with a
 queue of mean vectors; here the position is asked for. The scores of 4096 x 196
 cells cost about as much as the encoder.
 """

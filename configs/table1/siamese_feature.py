@@ -1,8 +1,8 @@
-"""SiameseIM of features (Tao et al. 2023): a masked view -> another's features.
+"""SiameseIM of features (Tao et al. 2023): a masked view -> another's.
 
-As its code: 118 of 196 patches dropped, two layers of projector in both branches,
-batch norm in projector and decoder, class token among the tokens, covariance
-term .02, patches embedded at random, weight decay .05.
+As its code: 118 of 196 patches dropped, two layers of projector in both
+branches, batch norm in projector and decoder, class token among the tokens,
+covariance term .02, patches embedded at random, weight decay .05.
 """
 
 from m3i_jax import config, recipes

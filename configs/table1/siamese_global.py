@@ -1,8 +1,8 @@
 """SiameseIM of a global feature: a masked view -> another's vector.
 
 Table 3 calls it instance discrimination with a mask: MoCo v3 on a masked view.
-`:msn` is the typical work (Assran et al. 2022): which of 1024 prototypes, tau .1
-and .025, all used alike; with one masked view, 15 % dropped, without Sinkhorn.
+`:msn` is the typical work (Assran et al. 2022): which of 1024 prototypes, tau
+.1 and .025, all used alike; one masked view, 15 % dropped, without Sinkhorn.
 """
 
 from configs.table1.instance_discrimination import moco
