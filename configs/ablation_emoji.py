@@ -90,7 +90,7 @@ def get_config(arg: str = ''):
   # The mean of the tokens: no decoder helps one method and not another.
   c.frame.update(features='', eval_every=0, log_every=50, checkpoint_every=100)
   c.frame.optimizer.freeze = ()  # all of the patch embedding learns
-  c.frame.panel.examples = 2
+  c.frame.panel.examples = 0
   unseen = dict(train='train', test=('heldout', 'vendor_heldout'))
   c.frame.evals = {
     f'{label}_{kind}': dict(kind=kind, label=label, **unseen)

@@ -85,7 +85,7 @@ def default() -> ConfigDict:
       ema=dict(start=0.995, end=1.0),
       evals={},
       features='pool',  # evaluated: a decoder's output, '': the mean token
-      panel=dict(split='', examples=6),  # of the report; '': data.split
+      panel=dict(split='', examples=6),  # of the report; 0: none
     )
   )
   config.lock()

@@ -73,6 +73,8 @@ class _Run:
     self.batch_sharding = sharding.batch_sharding(mesh)
     self.seen = showcase.Encoders(config, objective, data.tokenizer, mesh)
     self.features = None
+    self.make = None  # jitted once
+    self.last = {}  # {steps done: scores}, the newest
 
   def go(self) -> bool:
     """From the first state to the report; False if a signal stopped it."""
@@ -147,7 +149,8 @@ class _Run:
     """Made where it will lie: no device ever holds all of it."""
     abstract = jax.eval_shape(self.init)
     shardings = sharding.state_shardings(self.mesh, abstract)
-    state = jax.jit(self.init, out_shardings=shardings)()
+    self.make = self.make or jax.jit(self.init, out_shardings=shardings)
+    state = self.make()
     if not state.frozen:
       return state
     loaded = weights.load(self.config.teacher, abstract.frozen['teacher'])
@@ -201,6 +204,7 @@ class _Run:
   def evaluate(self, state, done: int, log, bar) -> dict[str, float]:
     """Shows what the evaluators say of the online encoder."""
     scores = log.pause(lambda: self.scores(state.params))
+    self.last = {done: scores}
     if scores and done < self.config.total_steps:
       told = (
         f'{k.replace("/top1", "").replace("_", " ")} {v:.1f}'
@@ -234,14 +238,17 @@ class _Run:
         evals.PixelFeatures(lambda split: dataset.open_split(config, split)),
       )
       rows['untrained'] = self.scores(self.fresh_state().params)
-      rows['trained'] = self.scores(state.params)
+      done = self.last.get(config.total_steps)
+      rows['trained'] = done or self.scores(state.params)
       if state.ema:
         rows['EMA'] = self.scores(state.params | state.ema)
-    panel = self.seen.panel(
-      state,
-      dataset.open_split(config, config.panel.split or config.data.split),
-      self.data.recipe,
-    )
+    panel = None
+    if config.panel.examples:
+      panel = self.seen.panel(
+        state,
+        dataset.open_split(config, config.panel.split or config.data.split),
+        self.data.recipe,
+      )
     if jax.process_index():
       return
     if rows:
