@@ -111,3 +111,17 @@ def perturbed(params, seed: int = 0, size: float = 0.1):
   rng = np.random.default_rng(seed)
   noise = [size * rng.standard_normal(x.shape, np.float32) for x in leaves]
   return tree.unflatten([x + n for x, n in zip(leaves, noise, strict=True)])
+
+
+def same(got, wanted, rtol):
+  """Equal within a share of each leaf's largest, and of the largest of all."""
+  assert jax.tree.structure(got) == jax.tree.structure(wanted)
+  largest = max(np.abs(x).max() for x in jax.tree.leaves(wanted))
+
+  def check(path, x, y):
+    np.testing.assert_allclose(
+      x, y, rtol=0, atol=rtol * (np.abs(y).max() + 1e-2 * largest),
+      err_msg=jax.tree_util.keystr(path),
+    )  # fmt: skip
+
+  jax.tree_util.tree_map_with_path(check, got, wanted)

@@ -82,20 +82,6 @@ def m3i():
   return World('m3i')
 
 
-def same(got, wanted, rtol):
-  """Equal within a share of each leaf's largest, and of the largest of all."""
-  assert jax.tree.structure(got) == jax.tree.structure(wanted)
-  largest = max(np.abs(x).max() for x in jax.tree.leaves(wanted))
-
-  def check(path, x, y):
-    np.testing.assert_allclose(
-      x, y, rtol=0, atol=rtol * (np.abs(y).max() + 1e-2 * largest),
-      err_msg=jax.tree_util.keystr(path),
-    )  # fmt: skip
-
-  jax.tree_util.tree_map_with_path(check, got, wanted)
-
-
 def term(reference, name, row, world):
   """-log P of one row of the table, by the paper."""
   values = []
@@ -178,7 +164,7 @@ def test_the_gradient_is_that_of_the_weighted_sum(m3i, backward):
   np.testing.assert_allclose(loss, ssp + lambda_ * sp, rtol=1e-6)
   np.testing.assert_array_equal(loss, measured['loss'])
   wanted = jax.tree.map(lambda u, m: u + lambda_ * m, sides[0][1], sides[1][1])
-  same(gradient, wanted, 1e-5)
+  small.same(gradient, wanted, 1e-5)
 
 
 def test_every_parameter_has_a_gradient(backward):
