@@ -1,10 +1,15 @@
-"""The analytic count, against known models and against the compiler."""
+"""The analytic count, against known models, the program and the compiler."""
+
+import math
 
 import jax
 import pytest
+from jax.interpreters import partial_eval
 
-from m3i_jax import flops
-from tests import small
+from m3i_jax import config, flops, step
+from m3i_jax.bench import random_batch
+from m3i_jax.gradient import Teachers, loss_and_gradient
+from tests import small, test_configs
 
 
 def test_vit_b_is_the_published_count():
@@ -48,3 +53,61 @@ def test_dense_encoder_matches_the_compiler():
   )  # fmt: skip
   # The compiler adds norms, softmax and GELU: a lot in a model this narrow.
   assert count < reported < 1.5 * count
+
+
+def products(jaxpr) -> int:
+  """Operations of all matrix products of a program, loops unrolled."""
+  total = 0
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == 'dot_general':
+      (contracted, _), _ = equation.params['dimension_numbers']
+      shape = equation.invars[0].aval.shape
+      inner = math.prod(shape[n] for n in contracted)
+      total += 2 * inner * math.prod(equation.outvars[0].aval.shape)
+    times = 1
+    if equation.primitive.name == 'scan':
+      times = equation.params['length']
+    for value in equation.params.values():
+      for part in value if isinstance(value, tuple | list) else (value,):
+        part = getattr(part, 'jaxpr', part)
+        if hasattr(part, 'eqns'):
+          total += times * products(part)
+  return total
+
+
+@pytest.mark.parametrize('name', test_configs.CASES)
+def test_every_method_is_the_programs_products(name):
+  """Less what is computed twice to save memory, and cells picked by products.
+
+  These are the scores of the Boltzmann form, and hidden cells' codes.
+  """
+  c = test_configs.get(*test_configs.CASES[name])
+  config.debug(c)
+  for view in c.views.values():  # colours have products, too
+    view.update(jitter=0.0, gray=0.0, blur=0.0, solarize=0.0)
+  for row in c.targets.values():
+    row.watched = False
+  objective, optimizer, length = test_configs.made(c, 5, 400)
+  batch = random_batch(objective, c, length)
+  state = jax.eval_shape(
+    lambda: step.init_state(objective, optimizer, 0, batch)
+  )
+
+  def gradient(params, teachers, running):
+    balance = objective.balance.init()
+    return loss_and_gradient(
+      objective, params, teachers, running, balance, batch, jax.random.key(0)
+    )[:2]
+
+  program = jax.make_jaxpr(gradient)(
+    state.params, Teachers(state.ema, state.frozen), state.running
+  ).jaxpr
+  every = [True] * len(program.outvars)
+  found = products(partial_eval.dce_jaxpr(program, every)[0])
+  parts = flops.analytic(objective, c.image_size, c.batch_size, length)
+  wanted = sum(parts.values())
+  assert wanted <= found < 1.04 * wanted, parts
+  again = any(x.startswith('scores') for x in parts)
+  hidden = any(row.get('cells') == 'hidden' for row in c.targets.values())
+  if not (again or hidden):
+    assert found == wanted, parts
