@@ -1,6 +1,5 @@
 """The objective against section 3.4 and eq. 13 in independent forms."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,72 +8,8 @@ import pytest
 from m3i_jax import views
 from m3i_jax.balance import GradientNorm
 from m3i_jax.gradient import Teachers, loss_and_gradient
-from m3i_jax.optim import Optimizer
-from m3i_jax.step import init_state
 from tests import paper, small
-
-KEY = jax.random.key(3)
-PARTNER = np.arange(8) ^ 1
-# Both views by both images, beside the four targets of the paper.
-BOTH = {
-  name: row | dict(components=(0, 1)) for name, row in small.M3I.items()
-}
-ONE = {name: row | dict(components=(0,)) for name, row in small.M3I.items()}
-PIXELS = dict(representation='pixels', decoder='dense', distribution='gaussian')
-TABLES = {
-  'm3i': (small.M3I, {}),
-  'both': (BOTH, dict(pattern='random')),
-  'no_mix': (ONE, dict(images=1)),
-  'pixels': (
-    dict(inter=PIXELS | dict(of='b'), intra=PIXELS | dict(of='a')),
-    dict(images=1, mask=0.75),
-  ),
-}
-
-
-class World:
-  """One objective with parameters and a batch, everything jitted once."""
-
-  def __init__(self, table: str, encoder: nn.Module | None = None):
-    targets, input_ = TABLES[table]
-    self.config = small.small_config(targets, **input_)
-    self.objective = small.small_objective(self.config)
-    if encoder:
-      self.objective = self.objective.clone(encoder=encoder)
-    self.batch = small.draw_batch()
-    init = lambda: init_state(
-      self.objective, Optimizer().build(10), 0, self.batch
-    )
-    state = jax.jit(init)()
-    self.params = small.perturbed(state.params)
-    self.ema = small.perturbed(state.ema, seed=1)
-    self.apply = self.objective.apply
-    self.sample = jax.jit(self._sample)
-    self.losses = jax.jit(self._losses)
-    self.predict = jax.jit(self._predict)
-
-  def _sample(self, batch, ema):
-    """As `loss_and_gradient` draws it from KEY."""
-    features = Teachers(ema, {}).features(self.objective)
-    return self.objective.sample(batch, features, jax.random.split(KEY)[0])
-
-  def _losses(self, params, sample):
-    variables = {'params': params}
-    z_x = self.apply(variables, sample, False, method='encode')
-    return {
-      group: self.apply(variables, z_x, sample, group, method='group_loss')
-      for group in self.objective.groups
-    }
-
-  def _predict(self, params, sample):
-    variables = {'params': params}
-    z_x = self.apply(variables, sample, False, method='encode')
-    predictions = {}
-    for group in self.objective.groups:
-      predictions |= self.apply(
-        variables, z_x, sample, group, method='predict'
-      )
-    return predictions
+from tests.world import KEY, PARTNER, TABLES, World, changes, with_other
 
 
 @pytest.fixture(scope='module')
@@ -202,119 +137,12 @@ def test_no_gradient_reaches_the_target_encoder_or_its_views(m3i):
   assert np.abs(np.diff(losses)).min() > 1e-4
 
 
-class Alone(nn.Module):
-  """An encoder whose tokens know nothing of each other."""
-
-  width: int = 32
-  patch: int = small.PATCH
-
-  @nn.compact
-  def __call__(self, image, cells=None, *, train=False, last=1):
-    x = views.patches(image, self.patch)
-    if cells is not None:
-      x = jnp.take_along_axis(x, cells[..., None], axis=1)
-    return {'tokens': nn.Dense(self.width)(x)}
-
-
-@pytest.fixture(scope='module')
-def alone():
-  return World('both', Alone())
-
-
-def with_other(batch, letter, key, picture):
-  """The batch with one field of one picture's view replaced."""
-  view = dict(batch[letter])
-  value = np.array(view[key])
-  value[picture] = {
-    'image': lambda x: 255 - x,
-    'box': lambda x: x * np.float32([1, 1, 0.5, 0.5]),
-    'flip': lambda x: ~x,
-  }[key](value[picture])
-  return batch | {letter: view | {key: value}}
-
-
-def changes(world, batch):
-  """{target: {component: bool [B]}}, which predictions another batch moves."""
-  old, new = (
-    world.predict(world.params, world.sample(b, world.ema))
-    for b in (world.batch, batch)
-  )
-  differ = lambda x, y: np.array(
-    [np.abs(x[n] - y[n]).max() > 1e-4 for n in range(len(x))]
-  )
-  return jax.tree.map(differ, old, new)
-
-
-def test_unmixing_gives_each_image_its_own_tokens(alone):
-  """Picture 1 is the first image of input 1 and the second of input 0."""
-  moved = changes(alone, with_other(alone.batch, 'a', 'image', 1))
-  assert set(moved) == {'intra', 'inter', 'category', 'text'}
-  for name, by_component in moved.items():
-    for component, rows in by_component.items():
-      wanted = np.arange(8) == (1 if component == 0 else 0)
-      np.testing.assert_array_equal(rows, wanted, f'{name} {component}')
-
-
 def test_full_attention_crosses_the_images_of_a_mix(m3i):
   moved = changes(m3i, with_other(m3i.batch, 'a', 'image', 1))
   for name, by_component in moved.items():
     for component, rows in by_component.items():
       wanted = np.arange(8) < 2
       np.testing.assert_array_equal(rows, wanted, f'{name} {component}')
-
-
-@pytest.mark.parametrize(
-  'letter, key', [('b', 'box'), ('b', 'flip'), ('a', 'box'), ('a', 'flip')]
-)
-def test_the_partners_place_is_its_own(alone, letter, key):
-  """Its boxes and flips move what is asked of its tokens, and that alone."""
-  moved = changes(alone, with_other(alone.batch, letter, key, 1))
-  for name in ('inter', 'intra'):
-    for component, rows in moved[name].items():
-      # Intra-view, input and target move together.
-      seen = name == 'inter'
-      wanted = (np.arange(8) == (1 if component == 0 else 0)) & seen
-      np.testing.assert_array_equal(rows, wanted, f'{name} {component}')
-  assert not any(x.any() for x in jax.tree.leaves(moved['category']))
-
-
-@pytest.mark.parametrize('component', [0, 1])
-def test_targets_are_those_of_the_picture_asked(alone, component):
-  """Every field of z_y, and the hidden cells one by one."""
-  sample = alone.sample(alone.batch, alone.ema)
-  picture = PARTNER if component else np.arange(8)
-  z, asked = {}, {}
-  for group in alone.objective.groups:
-    z |= alone.apply(
-      {'params': alone.params}, {}, sample, group, method='represent'
-    )
-  for name, value in z.items():
-    asked[name] = alone.objective.bind({}).asked(
-      name, value, sample, component
-    )
-  mask = np.asarray(sample.mixed.mask)
-  for n in range(8):
-    hidden = np.flatnonzero(mask[n] if component else ~mask[n])
-    value = paper.standardise(
-      np.float64(sample.y['ema']['a']['tokens'][picture[n]]), 1e-5
-    )
-    got = asked['intra'].value[n]
-    np.testing.assert_allclose(got, value[hidden], rtol=0, atol=1e-5)
-    value = paper.standardise(
-      np.float64(sample.y['ema']['b']['tokens'][picture[n]]), 1e-5
-    )
-    got = asked['inter'].value[n]
-    np.testing.assert_allclose(got, value, rtol=0, atol=1e-5)
-  label, text = alone.batch['label'][picture], alone.batch['text'][picture]
-  category = asked['category']
-  np.testing.assert_array_equal(category.valid, label >= 0)
-  np.testing.assert_array_equal(category.index, np.maximum(label, 0))
-  assert category.candidates.shape == (small.CLASSES, 20)
-  np.testing.assert_array_equal(asked['text'].valid, text.any(-1))
-  vectors = alone.apply(
-    {'params': alone.params}, text, 'text', method='embed'
-  )
-  np.testing.assert_allclose(asked['text'].value, vectors, rtol=0, atol=1e-5)
 
 
 def test_the_encoder_sees_the_mix(m3i):
