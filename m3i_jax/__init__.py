@@ -12,10 +12,12 @@ Where to find a symbol:
     f_theta       models/             the backbone
     z_y           representations.py  what is predicted, and by which encoder
     f_psi         decoders.py         from the input's tokens to a prediction
-    P             distributions.py    Gaussian, Boltzmann
+    P             distributions.py    Gaussian, Boltzmann, sigmoid, categorical
     H(z_y) > 0    regularizers.py     what keeps the target from collapsing
     lambda        balance.py          fixed, or from gradient norms (eq. 13)
+    one row, k    target.py           - log P(z_y | zhat_y), and its parts
     sum_k         objective.py        the file to read first
+    d L           gradient.py         one pass back for both groups
     -             step.py             one jitted function does a whole step
 
 Letters in the docstrings' shapes: B batch, S side of a view in pixels, p side
@@ -23,8 +25,8 @@ of a patch in pixels, g = S / p side of the patch grid, L = g * g cells, K
 visible cells of an image, Q cells asked for, N tokens, D width, T text length,
 V vocabulary, C classes, M candidates. Cells count row by row from the top left.
 
-The core (the files above and models/, positions.py, augment.py) imports jax,
-flax, optax and numpy alone.
+The core (the files above and models/, positions.py, augment.py, captions.py,
+monitors.py, partition.py) imports jax, flax, optax and numpy alone.
 """
 
 __version__ = '0.1.0'
