@@ -60,7 +60,7 @@ def decayed(params) -> dict:
 
   By name, since stacked layers add an axis to every parameter.
   """
-  kept = ('bias', 'scale', 'logit_scale', 'position_bias')
+  kept = ('bias', 'scale', 'logit_scale', 'offset', 'position_bias')
 
   def rule(path, _):
     return path[-1].key not in kept

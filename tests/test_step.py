@@ -217,6 +217,11 @@ def test_no_decay_for_biases_norms_and_temperature(run):
   }  # fmt: skip
 
 
+def test_no_decay_for_the_bias_of_pairs():
+  scalars = {'logit_scale': 1.0, 'offset': -10.0}
+  assert not any(decayed({'distribution': scalars})['distribution'].values())
+
+
 @pytest.mark.parametrize(
   'shape',
   [
