@@ -10,4 +10,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 launch/setup.sh
 .venv/bin/ruff check --output-format=concise --quiet .
-exec .venv/bin/python -m pytest -q "$@"
+# The tests of a file share what they compile, so they stay together.
+exec .venv/bin/python -m pytest -q -n auto --maxprocesses=4 --dist=loadfile "$@"
