@@ -29,6 +29,7 @@ def get_config(arg: str = ''):
   c.decoders.dense = dict(kind='dense', width=64, depth=2, heads=4, hidden=256)
   c.decoders.pool = dict(kind='pool', out=128, heads=4)
 
+  c.features = 'pool'
   c.targets.intra = recipes.dense('a', component=0, cells='hidden')
   c.targets.inter = recipes.dense('b', component=1)
   c.targets.category = recipes.category((0, 1))

@@ -36,7 +36,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from m3i_jax import ablate_report as report
-from m3i_jax import ablate_runs, build, checkpoint, main, metrics, train
+from m3i_jax import ablate_runs, checkpoint, main, metrics, train
 from m3i_jax import config as schema
 from m3i_jax.errors import UserError
 
@@ -52,8 +52,11 @@ def load(path: str) -> ConfigDict:
     raise UserError(f'{file}: no such config file in {os.getcwd()}')
   spec = importlib.util.spec_from_file_location('row', file)
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(arg)
+  try:
+    spec.loader.exec_module(module)
+    return module.get_config(arg)
+  except Exception as error:  # config files may raise anything
+    raise UserError(f'{path}: {type(error).__name__}: {error}') from error
 
 
 def find(ablation: ConfigDict, name: str) -> ConfigDict:
@@ -72,8 +75,8 @@ def resolve(ablation: ConfigDict, name: str, seed: int) -> ConfigDict:
     UserError: no such row or config file, or a frame that does not fit it.
   """
   row = find(ablation, name)
-  c = load(row.config)
   try:
+    c = load(row.config)
     schema.shrink(c, **ablation.shrink.to_dict())
     frame = ablation.frame.to_dict()
     c.evals = frame.pop('evals')
@@ -129,6 +132,8 @@ def check(ablation: ConfigDict, workdir: Path, runs: Iterable) -> None:
       f'cannot write to --workdir {workdir} ({error.strerror}): name a '
       'directory that can be written'
     ) from error
+  if ablation.seeds < 1 or not ablation.rows:
+    raise UserError('config.seeds and config.rows: give at least one of each')
   if not ablation.frame.get('evals'):
     raise UserError('config.frame.evals is empty: nothing would be compared')
   judge = ablation.best_by.rpartition('/')[0]
@@ -140,10 +145,7 @@ def check(ablation: ConfigDict, workdir: Path, runs: Iterable) -> None:
   for name, seed in runs:
     c = resolve(ablation, name, seed)
     try:
-      schema.check(c, devices=1)
-      build.build(c, classes=1, vocabulary=1)
-      build.evaluators(c)
-      build.optimizer(c)
+      train.parts(c, devices=1)
     except UserError as error:
       raise UserError(f'row {name}: {error}') from error
     if (directory(workdir, name, seed) / 'config.json').exists():

@@ -11,7 +11,7 @@ from m3i_jax import models, objective, rows, specs
 from m3i_jax.augment import Colour
 from m3i_jax.balance import BALANCES
 from m3i_jax.data.pipeline import Crop
-from m3i_jax.decoders import DECODERS, DenseDecoder
+from m3i_jax.decoders import DECODERS, AttentionPool, DenseDecoder
 from m3i_jax.errors import UserError
 from m3i_jax.evals import EVALUATORS
 from m3i_jax.inputs import Input
@@ -36,6 +36,7 @@ def encoder(config: ConfigDict):
     raise UserError(
       f'config.model.{missing[0]} is missing: give it, or config.model.variant'
     )
+  specs.bounded(fields, 'config.model')
   backbone = models.backbone(name, variant, **fields)
   if config.image_size % backbone.patch:
     raise UserError(
@@ -57,7 +58,15 @@ def teacher(model: Mapping[str, Any] | None, config: ConfigDict):
   if not model:
     return None
   like = config.copy_and_resolve_references()
-  like.model.update(dict(model) | dict(drop_path=0.0, dtype=config.model.dtype))
+  try:
+    like.model.update(
+      dict(model) | dict(drop_path=0.0, dtype=config.model.dtype)
+    )
+  except (KeyError, AttributeError, TypeError) as error:
+    raise UserError(
+      f'config.teacher is of another version of config.model ({error}): write '
+      'its weights again'
+    ) from error
   frozen = encoder(like)
   patch = encoder(config).patch
   if frozen.patch != patch:
@@ -119,15 +128,17 @@ def build(
     rows.check(
       target, decoders[target.decoder], input_, theta, f'config.targets.{name}'
     )
+    _check_choices(f'config.targets.{name}.predictor', target.predictor)
   _check_last(targets, theta, frozen)
   for name, decoder in decoders.items():
     _check_decoder(f'config.decoders.{name}', decoder, theta)
+  _check_use(config, decoders, targets, frozen)
   return objective.Objective(
     input=input_,
     encoder=theta,
     decoders=decoders,
     targets=targets,
-    colours={name: _part(Colour, v) for name, v in config.views.items()},
+    colours={name: _part(Colour, name, v) for name, v in config.views.items()},
     balance=choose(BALANCES, config.balance, 'config.balance'),
     teacher=frozen,
   )
@@ -141,7 +152,9 @@ def optimizer(config: ConfigDict) -> Optimizer:
 def crops(config: ConfigDict, letters: tuple[str, ...]) -> dict[str, Crop]:
   """The host's part of the views that are used."""
   return {
-    name: _part(Crop, dict(config.views[name]) | {'size': config.image_size})
+    name: _part(
+      Crop, name, dict(config.views[name]) | {'size': config.image_size}
+    )
     for name in letters
   }
 
@@ -154,8 +167,9 @@ def evaluators(config: ConfigDict) -> dict[str, Any]:
   }
 
 
-def _part(cls, fields: Mapping[str, Any]):
+def _part(cls, view: str, fields: Mapping[str, Any]):
   """A dataclass from the fields of a view that are its own."""
+  specs.bounded(fields, f'config.views.{view}')
   names = {f.name for f in dataclasses.fields(cls)}
   return cls(**{k: v for k, v in fields.items() if k in names})
 
@@ -187,10 +201,39 @@ def _check_decoder(where: str, decoder, theta) -> None:
     specs.divides(decoder.heads, width, f'{where}.heads')
   if isinstance(decoder, DenseDecoder) and width % 4:
     raise UserError(f'{where}.width={width} must be a multiple of 4')
+  _check_choices(where, decoder)
+
+
+def _check_choices(where: str, part) -> None:
+  """The words of a decoder or a predictor."""
   for field, choices in (
     ('norm', ('none', *layers.NORMS)),
     ('activation', ('gelu', 'relu')),
     ('pool', ('mean', 'cls', 'none')),
   ):
-    if hasattr(decoder, field):
-      specs.one_of(getattr(decoder, field), choices, f'{where}.{field}')
+    if hasattr(part, field):
+      specs.one_of(getattr(part, field), choices, f'{where}.{field}')
+
+
+def _check_use(config: ConfigDict, decoders, targets, frozen) -> None:
+  """What is named is there, and what is there is used."""
+  trained = {target.decoder for target in targets.values()}
+  pools = [
+    name
+    for name in sorted(trained)
+    if getattr(decoders[name], 'pool', '') in ('mean', 'cls')
+    or isinstance(decoders[name], AttentionPool)
+  ]
+  if config.features and config.features not in pools:
+    raise UserError(
+      f'config.features={config.features!r}: name a decoder that gives one '
+      f"vector and that a target trains ({', '.join(pools) or 'none does'}), "
+      "or '' for the mean of the tokens"
+    )
+  if frozen is not None and not any(
+    target.representation.reads == 'frozen' for target in targets.values()
+  ):
+    raise UserError(
+      'config.teacher is given, but no target reads it: set '
+      "representation.encoder='frozen' in one, or config.teacher=''"
+    )

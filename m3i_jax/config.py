@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from m3i_jax import specs
 from m3i_jax.augment import Colour
 from m3i_jax.data.pipeline import Crop
 from m3i_jax.errors import UserError
@@ -84,7 +85,7 @@ def default() -> ConfigDict:
       optimizer=dataclasses.asdict(Optimizer()),
       ema=dict(start=0.995, end=1.0),
       evals={},
-      features='pool',  # evaluated: a decoder's output, '': the mean token
+      features='',  # evaluated: a decoder's output, '': the mean token
       panel=dict(split='', examples=6),  # of the report; 0: none
     )
   )
@@ -188,9 +189,16 @@ def _at_most(value, cap):
 def check(config: ConfigDict, devices: int) -> None:
   """Raises UserError for what can be told from the config alone."""
   for key in ('batch_size', 'total_steps', 'image_size', 'checkpoint_every',
-              'log_every'):  # fmt: skip
+              'log_every', 'keep'):  # fmt: skip
     if config[key] <= 0:
       raise UserError(f'config.{key}={config[key]}: it must be positive')
+  if config.panel.examples < 0 or config.eval_every < 0:
+    raise UserError(
+      f'config.panel.examples={config.panel.examples}, config.eval_every='
+      f'{config.eval_every}: neither may be negative'
+    )
+  specs.bounded(config.ema, 'config.ema')
+  specs.bounded(config.data, 'config.data')
   if not config.data.source:
     raise UserError(
       "config.data.source is empty: name 'emoji64', 'tfds:NAME', a TFDS "

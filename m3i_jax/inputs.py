@@ -86,6 +86,11 @@ class Input:
       raise UserError(
         f'config.input.mask={self.mask} hides all of {cells} patches: lower it'
       )
+    if self.mask and owned == cells:
+      raise UserError(
+        f'config.input.mask={self.mask} hides none of {cells} patches: raise '
+        'it, or set it to 0'
+      )
     return owned
 
   def slice(self, component: int, cells: int) -> slice:

@@ -54,9 +54,12 @@ def parse(argv: list[str]) -> list[str]:
 
 def explain(error: Exception, argv: list[str]) -> str:
   """What went wrong in the flags, as one line."""
-  if isinstance(error, KeyError | AttributeError):
+  key = re.match(r'[\'"\\]*(?:Key ")?(\w+)[\'"\\]', str(error))
+  if isinstance(error, KeyError | AttributeError) and key and (
+    'has no attribute' not in str(error)
+  ):
     # ml_collections: the key in quotes, perhaps 'Did you mean "key" ...'.
-    key = re.search(r'\w+', str(error))[0]
+    key = key[1]
     near = re.search(r'Did you mean "(\w+)"', str(error))
     flag = next((f.partition('=')[0] for f in argv if key in f), key)
     return f'{flag}: no such key in the config' + (
@@ -66,7 +69,7 @@ def explain(error: Exception, argv: list[str]) -> str:
     path = [f for f in argv if f.startswith('--config=')][-1]
     return f'{path}: ' + str(error).splitlines()[-1].strip()
   # Of a config file's own error, the last line of its traceback.
-  line = str(error).strip().splitlines()[-1]
+  line = (str(error).strip() or repr(error)).splitlines()[-1]
   return line.rpartition('UserError: ')[2]
 
 

@@ -29,8 +29,8 @@ class Sample:
     views: the augmented views, images float32 in 0..1.
     mixed: X.
     y: what each representation reads: 'pixels' {view: [B, S, S, 3]}, 'ema' and
-      'frozen' {view: {'tokens' [B, L, D], decoder: its projection}}, 'shared'
-      {view: [B, S, S, 3]}, 'label' [B], 'text' [B, T].
+      'frozen' {view: {'tokens' [B, L, D], 'projected' {decoder: of them}}},
+      'shared' {view: [B, S, S, 3]}, 'label' [B], 'text' [B, T].
   """
 
   views: dict[str, views.View]
@@ -79,7 +79,7 @@ class Objective(nn.Module):
       images: [B, S, S, 3] by view.
       reads: 'ema' or 'frozen', whose parameters are bound.
     Returns:
-      by view {'tokens' [B, L, D], and by decoder the projection asked for}.
+      by view {'tokens' [B, L, D], 'projected': by decoder, as asked for}.
     """
     encoder = self.teacher if reads == 'frozen' else self.encoder
     features = self._encode_views(encoder, images, last=self._last(reads))
@@ -87,8 +87,9 @@ class Objective(nn.Module):
       z = target.representation
       if z.reads == reads and z.projected:
         seen = features[target.of]
-        if target.decoder not in seen:
-          seen[target.decoder] = self.decoders[target.decoder].project(seen)
+        done = seen.setdefault('projected', {})
+        if target.decoder not in done:
+          done[target.decoder] = self.decoders[target.decoder].project(seen)
     return features
 
   def predict(self, z_x: dict, sample: Sample, group: str) -> dict:
@@ -296,7 +297,9 @@ class Objective(nn.Module):
       return sample.y['pixels'][target.of]
     if z.reads != 'shared':
       seen = sample.y[z.reads][target.of]
-      return seen[target.decoder if z.projected else 'tokens']
+      if z.projected:
+        return seen['projected'][target.decoder]
+      return seen['tokens']
     seen = z_x['shared'][target.of]
     if z.projected:
       return self.decoders[target.decoder].project(seen)

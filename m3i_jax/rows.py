@@ -58,11 +58,15 @@ def target(
     theta, teacher: the encoders, for their widths and patches.
     known: fields that parts inherit unless they say otherwise.
   """
+  if not hasattr(row, 'keys'):
+    raise UserError(
+      f'{where}={row!r}: a row is a dict, see docs/add_a_target.md'
+    )
   row = dict(row)
   for key in ('of', 'representation', 'decoder', 'distribution'):
     if key not in row:
       raise UserError(f'{where}.{key} is missing')
-  if row['decoder'] not in decoders:
+  if row['decoder'] not in tuple(decoders):
     raise UserError(
       f'{where}.decoder={row["decoder"]!r} is not in config.decoders: choose '
       f'from {", ".join(decoders)}'
@@ -86,7 +90,6 @@ def target(
     regularizer=choose(
       REGULARIZERS, row['regularizer'], f'{where}.regularizer'
     ),
-    components=tuple(row.get('components', (0,))),
   )
   if row.get('predictor'):
     made['predictor'] = choose(
@@ -102,7 +105,7 @@ def target(
       f'config.decoders.{row["decoder"]} predicts {predicted}: make them '
       'equal, or add a decoder'
     )
-  _check_text(kinds[0], z, known, where)
+  _check_text(kinds[0], z, decoder, known, where)
   return specs.make(Target, row | made, where)
 
 
@@ -118,7 +121,7 @@ def check(target: Target, decoder, input_: Input, theta, where: str) -> None:
       f'{where}.of={target.of!r} does not fit a representation of '
       f'{"the " + z.reads if z.reads in ("label", "text") else "a view"}'
     )
-  if not target.components or max(target.components) >= input_.images:
+  if not set() < set(target.components) <= set(range(input_.images)):
     raise UserError(
       f'{where}.components={target.components}: name some of the '
       f'config.input.images={input_.images} from 0'
@@ -136,9 +139,12 @@ def check(target: Target, decoder, input_: Input, theta, where: str) -> None:
       f'{where}.distribution.symmetric needs the batch as candidates, which a '
       "table is not: drop it, or predict the 'text' or a view's features"
     )
-  if isinstance(target.distribution, Sigmoid) and target.distribution.smoothing:
+  if getattr(target.distribution, 'smoothing', 0) and (
+    isinstance(target.distribution, Sigmoid) or isinstance(z, Prototypes)
+  ):
     raise UserError(
-      f"{where}.distribution.smoothing: a 'sigmoid' of pairs has none; drop it"
+      f"{where}.distribution.smoothing: a 'sigmoid' of pairs has none, nor "
+      'have the shares of prototypes; drop it'
     )
   if isinstance(target.regularizer, REGULARIZERS['centering']) and (
     len(target.components) > 1
@@ -224,7 +230,9 @@ def _width(spec, decoder: Mapping, theta, teacher, where: str) -> int:
   return decoder.get('out', theta.width)
 
 
-def _check_text(kind: str, z, known: Mapping[str, Any], where: str) -> None:
+def _check_text(
+  kind: str, z, decoder: Mapping, known: Mapping[str, Any], where: str
+) -> None:
   """The data have what a category or a text is made of."""
   if z.reads in ('label', 'text') and not (
     z.classes if z.reads == 'label' else z.vocabulary
@@ -233,11 +241,22 @@ def _check_text(kind: str, z, known: Mapping[str, Any], where: str) -> None:
       f'{where} predicts the {z.reads}: name the field of data set '
       f'{known["source"]!r} that holds it in config.data.{z.reads}'
     )
+  length = known['text_length']
+  if z.reads == 'text' and length < 3:
+    raise UserError(
+      f'config.data.text_length={length} leaves no room for {where} between '
+      'the first and the last piece of a text: raise it'
+    )
+  if kind == 'tokens' and decoder.get('positions', length) < length - 1:
+    raise UserError(
+      f'{where}: its decoder has {decoder["positions"]} positions, too few for '
+      f'config.data.text_length={length}: leave them out'
+    )
   if kind != 'text':
     return
-  if known['text_length'] > z.positions:
+  if length > z.positions:
     raise UserError(
-      f'config.data.text_length={known["text_length"]} is more than the '
+      f'config.data.text_length={length} is more than the '
       f'{z.positions} positions of {where}: lower it, or raise '
       'representation.positions'
     )

@@ -35,12 +35,8 @@ def train(config: ConfigDict, workdir: str) -> bool:
   Raises:
     UserError: anything that the user can mend, before the first step.
   """
-  schema.check(config, jax.device_count())
+  teacher, *run = parts(config, jax.device_count())
   mesh = sharding.make_mesh(**config.mesh)
-  teacher = weights.describe(config.teacher) if config.teacher else None
-  # Its mistakes come first.
-  build.build(config, classes=1, vocabulary=1, teacher_model=teacher)
-  run = build.evaluators(config), build.optimizer(config)
   dataset.check_splits(config, run[0])
   workdir = claim(config, Path(workdir))
   data = dataset.Data.open(config, workdir)
@@ -57,6 +53,20 @@ def train(config: ConfigDict, workdir: str) -> bool:
       print(f'warning: {told}', file=sys.stderr)
   with jax.set_mesh(mesh):
     return _Run(config, workdir, mesh, data, objective, *run).go()
+
+
+def parts(config: ConfigDict, devices: int):
+  """(what the teacher is, evaluators, optimizer), before any data is read.
+
+  Raises:
+    UserError: a mistake that the config alone tells.
+  """
+  schema.check(config, devices)
+  teacher = weights.describe(config.teacher) if config.teacher else None
+  # Whether there are labels and texts is known, not yet how many.
+  label, text = bool(config.data.label), bool(config.data.text)
+  build.build(config, int(label), int(text), teacher)
+  return teacher, build.evaluators(config), build.optimizer(config)
 
 
 class _Run:

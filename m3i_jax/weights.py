@@ -45,7 +45,7 @@ def describe(path: str | os.PathLike) -> Model:
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
       told = json.loads((file.metadata() or {}).get('model', 'null'))
-  except (OSError, safetensors.SafetensorError) as error:
+  except (OSError, ValueError, safetensors.SafetensorError) as error:
     raise UserError(
       f'cannot read weights from {path} ({error}): name a .safetensors file '
       'of m3i_jax, or the workdir of a run'

@@ -15,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from m3i_jax import ablate, ablate_figure, ablate_report, ablate_runs
+from m3i_jax import ablate, ablate_figure, ablate_report, ablate_runs, weights
 from m3i_jax.ablate_runs import Row, Run, Spread
 from m3i_jax.errors import UserError
 
@@ -209,6 +209,7 @@ def test_equal_seconds(tmp_path):
     (dict(steps=0), 'total_steps=0: it must be positive'),
     (dict(batch_size=15), 'batch_size=15 cannot be split'),
     (dict(best_by='knn2/top1'), 'is no metric of config.frame.evals: knn, '),
+    (dict(seeds=0), 'config.seeds and config.rows'),
   ],
 )
 def test_impossible_values(tmp_path, change, said):
@@ -230,10 +231,26 @@ def test_other_mistakes(tmp_path):
   c.rows.m3i.config = 'configs/no.py'
   with pytest.raises(UserError, match='configs/no.py: no such config file'):
     ablate.resolve(c, 'm3i', 0)
+  (tmp_path / 'broken.py').write_text('def get_config(arg): return nothing')
+  c.rows.m3i.config = str(tmp_path / 'broken.py')
+  with pytest.raises(UserError, match='broken.py: NameError: name .nothing'):
+    ablate.resolve(c, 'm3i', 0)
   c.frame.unlock()
   c.frame.no_key = 1
   with pytest.raises(UserError, match='rows.m3i_nomix: the frame does not fit'):
     ablate.resolve(c, 'm3i_nomix', 0)
+
+
+def test_a_row_may_have_a_teacher(tmp_path):
+  c = config()
+  c.rows.m3i.config = 'configs/table1/dense_distillation.py:frozen'
+  c.frame.teacher = str(tmp_path / 'teacher.safetensors')
+  runs = [('m3i', 0)]
+  with pytest.raises(UserError, match='row m3i: cannot read weights'):
+    ablate.check(c, tmp_path, runs)
+  model = ablate.resolve(c, 'm3i', 0).model.to_dict()
+  weights.save(c.frame.teacher, {'x': np.zeros(1)}, model)
+  ablate.check(c, tmp_path, runs)
 
 
 def test_all_rows_share_the_frame(tmp_path):

@@ -176,7 +176,9 @@ def test_a_batch_that_does_not_divide_is_told(batch, devices, images, unit):
   config.check(c, devices)
 
 
-@pytest.mark.parametrize('key', ['batch_size', 'total_steps', 'log_every'])
+@pytest.mark.parametrize(
+  'key', ['batch_size', 'total_steps', 'log_every', 'keep']
+)
 def test_sizes_are_positive(key):
   c = small.small_config()
   c[key] = 0

@@ -210,6 +210,12 @@ def test_drop_leaves_the_visible_cells(mask, owned):
   np.testing.assert_array_equal(x.image, image)
 
 
+def test_a_mask_that_hides_nothing_is_told():
+  with pytest.raises(UserError, match='mask=0.01 hides none of 16 patches'):
+    Input(mask=0.01).owned(16)
+  assert Input(mask=0.01).owned(100) == 99
+
+
 def test_fill_hides_the_pixels():
   setting = Input(mask=0.75, pattern='random', hidden='fill')
   image = images(4, 12)

@@ -90,6 +90,19 @@ def test_help_suffices():
     assert word in text
 
 
+@pytest.mark.parametrize(
+  ('error', 'said'),
+  [
+    (KeyError(), 'KeyError()'),
+    (AttributeError("module 'recipes' has no attribute 'f'"), "attribute 'f'"),
+    (AttributeError('"\'batchsize\'"'), 'batchsize: no such key'),
+    (KeyError('Key "batchsize" does not exist'), 'batchsize: no such key'),
+  ],
+)
+def test_explain_tells_what_a_config_file_lacks(error, said):
+  assert said in main.explain(error, [])
+
+
 def test_explain_reads_the_last_line_of_a_config_files_own_error():
   error = ValueError('Traceback ...\n  File "x"\nm3i_jax.UserError: so and so')
   assert main.explain(error, []) == 'so and so'

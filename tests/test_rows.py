@@ -1,5 +1,7 @@
 """What does not combine in a row of the table is told, and what would."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from m3i_jax import build
@@ -197,12 +199,65 @@ def test_pairs_have_no_smoothing():
   told(table(row=row), 'row.distribution.smoothing', "'sigmoid'")
 
 
+def test_prototypes_have_no_smoothing():
+  row = PROTOTYPES | dict(distribution=dict(kind='boltzmann', smoothing=0.1))
+  told(table(row=row), 'row.distribution.smoothing', 'prototypes')
+
+
+def test_a_caption_needs_positions():
+  c = table(row=TOKENS)
+  c.decoders.caption = CAPTION | dict(positions=c.data.text_length - 2)
+  told(c, 'config.targets.row', 'positions', 'config.data.text_length')
+
+
+def test_a_teacher_that_nobody_reads_is_told():
+  c = table(row=VECTOR)
+  with pytest.raises(UserError, match='config.teacher is given, but no target'):
+    build.build(c, teacher_model=TEACHER)
+
+
+def test_a_teacher_of_other_fields_is_told():
+  c = table(row=VECTOR)
+  with pytest.raises(UserError, match='config.teacher is of another version'):
+    build.build(c, teacher_model=TEACHER | dict(colour=1))
+
+
+@pytest.mark.parametrize('name', ['tokens', 'cls'])
+def test_a_decoder_may_be_named_as_a_feature(name):
+  """The projection is scored, not the feature of its name."""
+  c = table(row=VECTOR | dict(decoder='project'))
+  c.decoders = {name: dict(kind='mlp', out=20)}
+  c.targets.row.decoder = name
+  objective = build.build(c)
+  batch = {k: v for k, v in small.draw_batch().items() if k in 'ab'}
+  key = jax.random.key(0)
+
+  def seen():
+    variables = objective.init(key, batch, key)
+    images = {'b': jnp.zeros((2, small.SIDE, small.SIDE, 3))}
+    return objective.apply(variables, images, method='encode_views')['b']
+
+  shapes = jax.tree.map(lambda x: x.shape, jax.eval_shape(seen))
+  assert shapes['tokens'] == (2, small.CELLS, 32)
+  assert shapes['cls'] == (2, 32)
+  assert shapes['projected'] == {name: (2, 20)}
+
+
 def test_a_caption_needs_texts():
   c = table(row=TOKENS)
   assert build.build(c, 0, 9).decoders['caption'].out == 9
   told(
     c, 'config.targets.row predicts the text', "'synthetic:16'",
     'config.data.text', vocabulary=0,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize('field', ['norm', 'activation'])
+def test_a_predictors_choices_are_listed(field):
+  row = VECTOR | dict(predictor={'kind': 'mlp', field: 'nothing'})
+  told(
+    table(row=row), f"config.targets.row.predictor.{field}='nothing'",
+    'choose from',
   )  # fmt: skip
 
 

@@ -217,7 +217,7 @@ def test_a_target_is_the_projection_by_the_average(world):
     {'params': world.ema['decoders_projected']}, own, method='project'
   )
   np.testing.assert_allclose(
-    features['b']['projected'], wanted, rtol=0, atol=1e-5
+    features['b']['projected']['projected'], wanted, rtol=0, atol=1e-5
   )
   one = encoder.apply({'params': world.ema['encoder']}, images['b'])
   assert np.abs(one['tokens'] - own['tokens']).max() > 0.01

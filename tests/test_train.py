@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs.table1 import image_classification
 from m3i_jax import checkpoint, train
 from m3i_jax.errors import UserError
 
@@ -48,6 +49,14 @@ def losses(workdir) -> list[tuple]:
     (row['step'], row['loss'], row['loss/text'], row['lambda'])
     for row in rows(workdir)
   ]
+
+
+def test_a_target_without_its_field_leaves_no_run_behind(tmp_path):
+  c = image_classification.get_config('debug')
+  c.data.label = ''
+  with pytest.raises(UserError, match='config.targets.category predicts'):
+    train.train(c, str(tmp_path))
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope='module')

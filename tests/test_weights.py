@@ -7,6 +7,7 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from ml_collections import ConfigDict
 
 from configs.table1 import dense_distillation
@@ -51,6 +52,10 @@ def test_what_is_no_weights_file_is_refused(saved, tmp_path):
     file.writestr('archive/data.pkl', pickle.dumps(print))
   with pytest.raises(UserError, match='cannot read weights from'):
     weights.describe(evil)
+  odd = tmp_path / 'odd.safetensors'
+  odd.write_bytes(safetensors.numpy.save({}, {'model': 'vit'}))
+  with pytest.raises(UserError, match='cannot read weights from'):
+    weights.describe(odd)
   cut = tmp_path / 'cut.safetensors'
   cut.write_bytes(path.read_bytes()[:-8])
   with pytest.raises(UserError, match='cannot read weights from'):

@@ -46,7 +46,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> bytes:
     reason = str(error).rpartition('] ')[2].partition('. Increase')[0]
     raise UserError(
         f'cannot train a tokenizer of {vocab_size} pieces ({reason}): '
-        'raise vocab_size'
+        'raise config.data.vocabulary'
     ) from error
   return model.getvalue()
 

@@ -106,7 +106,7 @@ def test_pickling_keeps_the_model(model):
     [
         ([], 300, 'no captions'),
         (['', '  '], 300, 'no captions'),
-        (CAPTIONS, 100, 'raise vocab_size'),
+        (CAPTIONS, 100, 'raise config.data.vocabulary'),
     ],
 )
 def test_mistakes(captions, size, message):
