@@ -45,7 +45,7 @@ class Encoders:
       if hasattr(target.representation, 'pool') and target.predictor is None
     ]
     self.text = words[0] if words else ''
-    feature = config.features if config.features in objective.decoders else ''
+    feature = config.features
     whole = sharding.replicated(mesh)
     self._image = jax.jit(
       lambda params, image: objective.apply(
@@ -54,9 +54,10 @@ class Encoders:
       out_shardings=whole,
     )
     self._text = jax.jit(
-      lambda params, tokens: objective.apply(
-        {'params': params}, tokens, self.text, method='embed'
+      lambda params, tokens, target: objective.apply(
+        {'params': params}, tokens, target, method='embed'
       ),
+      static_argnums=2,
       out_shardings=whole,
     )
     # Pictures and captions can be compared where the text target does it.
@@ -69,7 +70,9 @@ class Encoders:
     image = lambda pictures: self._image(params, pictures)
     if not self._same:
       return image, None
-    return image, lambda texts: self._text(params, self.tokens(texts))
+    return image, lambda texts: self._text(
+      params, self.tokens(texts), self.text
+    )
 
   def tokens(self, texts: list[str]) -> np.ndarray:
     length = self.config.data.text_length
@@ -184,7 +187,7 @@ class Encoders:
   def _probabilities(self, params, name, z, prediction, choices):
     if self.objective.targets[name].of == 'text':
       # The captions of the split instead of those of the batch.
-      candidates = self._text(params, self.tokens(choices))
+      candidates = self._text(params, self.tokens(choices), name)
       z = Represented(None, z.valid, candidates)
     logits = self.objective.apply(
       {'params': params}, z, prediction, name, method='logits'
