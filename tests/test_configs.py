@@ -37,9 +37,10 @@ CASES = {
 }
 CLASSES, VOCABULARY = 1000, 30522
 # No gradient, and why: a softmax over keys does not see what moves all alike,
-# nor does a projector with batch norm.
+# nor does a projector or a predictor (BYOL's) with batch norm.
 DEAD = (
-  'decoders_pool/k/bias', 'decoders_pool/norm_k/bias', 'encoder/norm/bias'
+  'decoders_pool/k/bias', 'decoders_pool/norm_k/bias', 'encoder/norm/bias',
+  'decoders_project/layers/fc2/bias',
 )  # fmt: skip
 STEPS = 80
 
