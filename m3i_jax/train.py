@@ -56,11 +56,7 @@ def train(config: ConfigDict, workdir: str) -> bool:
 
 
 def parts(config: ConfigDict, devices: int):
-  """(what the teacher is, evaluators, optimizer), before any data is read.
-
-  Raises:
-    UserError: a mistake that the config alone tells.
-  """
+  """(the teacher's model, evaluators, optimizer); UserError for a mistake."""
   schema.check(config, devices)
   teacher = weights.describe(config.teacher) if config.teacher else None
   # Whether there are labels and texts is known, not yet how many.
