@@ -4,7 +4,8 @@
 
 Variants: `full`, three seeds and a ViT-Ti for a GPU; `debug`, two rows on drawn
 shapes. A row keeps its input, targets, decoders, predictors, regularizers and
-balance; data, views, encoder, optimizer and scores are the frame's.
+balance; data, views, encoder, optimizer and scores are the frame's. The encoder
+has no class token: rows that project it project the mean token instead.
 """
 
 from ml_collections import ConfigDict

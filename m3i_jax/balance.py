@@ -30,7 +30,8 @@ class GradientNorm:
 
   gbar are exponential moving averages of the norm of the gradient that L_SSP
   (uni-modal) and L_SP (multi-modal) send to the input features. They start at
-  their first values. Lambda is kept within 1e-4..1e4.
+  their first values, and stay where a gradient is zero; until both have one,
+  lambda is gamma. Lambda is kept within 1e-4..1e4.
   """
 
   gamma: float = 1.0
@@ -44,13 +45,17 @@ class GradientNorm:
     self, state: State, g_u: Array, g_m: Array
   ) -> tuple[Array, State]:
     new = {'g_u': g_u, 'g_m': g_m}
+    average = lambda gbar, g: self.decay * gbar + (1 - self.decay) * g
+    # A batch without a single caption or label says nothing of its group.
     state = {
       k: jnp.where(
-        gbar < 0, new[k], self.decay * gbar + (1 - self.decay) * new[k]
+        new[k] > 0, jnp.where(gbar < 0, new[k], average(gbar, new[k])), gbar
       )
       for k, gbar in state.items()
     }
-    weight = self.gamma * state['g_u'] / jnp.maximum(state['g_m'], 1e-12)
+    seen = (state['g_u'] > 0) & (state['g_m'] > 0)
+    ratio = state['g_u'] / jnp.maximum(state['g_m'], 1e-12)
+    weight = self.gamma * jnp.where(seen, ratio, 1.0)
     return jax.lax.stop_gradient(jnp.clip(weight, 1e-4, 1e4)), state
 
 

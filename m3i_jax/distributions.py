@@ -149,7 +149,8 @@ class Boltzmann(nn.Module):
     nll = log_z - own
     if self.smoothing:
       # The mean logit needs no logits: it is that of the mean candidate.
-      spread = log_z - rows @ mean(candidates, real) - mean(bias, real)
+      average = mean(candidates, real)[None]
+      spread = log_z - products(rows, average)[:, 0] - mean(bias, real)
       nll = (1 - self.smoothing) * nll + self.smoothing * spread
     return nll, best == index
 
@@ -159,7 +160,8 @@ class Boltzmann(nn.Module):
     log_z, _, best = log_partition(
       rows, candidates, bias, likeliest, self.block
     )
-    expected = (rows * (share @ candidates)).sum(-1) + share @ bias
+    expected = (rows * products(share, candidates.T)).sum(-1)
+    expected += (share * bias).sum(-1)
     return log_z - expected, best == likeliest
 
 

@@ -75,25 +75,9 @@ def loss_and_gradient(
     params['encoder'],
   )
   heads = {k: v for k, v in params.items() if k != 'encoder'}
-  losses, cotangents, head_gradients, metrics = {}, {}, {}, {}
-  for group in objective.groups:
-
-    def group_loss(z_x, heads, group=group, running=running):
-      (loss, measured), changed = apply(
-        {'params': heads, 'running': running},
-        z_x,
-        sample,
-        group,
-        method='group_loss',
-        mutable=['running'],
-      )
-      return loss, (measured, changed.get('running', running))
-
-    (losses[group], (measured, running)), gradients = jax.value_and_grad(
-      group_loss, (0, 1), has_aux=True
-    )(z_x, heads)
-    cotangents[group], head_gradients[group] = gradients
-    metrics |= measured
+  losses, cotangents, head_gradients, running, metrics = _heads(
+    objective, heads, z_x, sample, running
+  )
   weights = {group: 1.0 for group in objective.groups}
   if len(weights) == 2:
     # Of the input features alone, not of those that f_theta has as a target.
@@ -114,6 +98,35 @@ def loss_and_gradient(
   gradient = {'encoder': theta_gradient} | combine(head_gradients)
   loss = combine(losses)
   return loss, gradient, running, state, metrics | {'loss': loss}
+
+
+def _heads(objective: Objective, heads: Params, z_x, sample, running: dict):
+  """Everything behind the features, forward and back.
+
+  Returns:
+    by group the loss, its gradient to z_x, its gradient to the heads; the new
+    running; metrics.
+  """
+  losses, cotangents, gradients, metrics = {}, {}, {}, {}
+  for group in objective.groups:
+
+    def group_loss(z_x, heads, group=group, running=running):
+      (loss, measured), changed = objective.apply(
+        {'params': heads, 'running': running},
+        z_x,
+        sample,
+        group,
+        method='group_loss',
+        mutable=['running'],
+      )
+      return loss, (measured, changed.get('running', running))
+
+    (losses[group], (measured, running)), both = jax.value_and_grad(
+      group_loss, (0, 1), has_aux=True
+    )(z_x, heads)
+    cotangents[group], gradients[group] = both
+    metrics |= measured
+  return losses, cotangents, gradients, running, metrics
 
 
 def norm(tree) -> Array:

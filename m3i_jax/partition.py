@@ -19,7 +19,8 @@ def log_partition(
   Args:
     rows: float32 [N, D]; candidates: [M, D]; bias: [M].
     index: int32 [N], the candidate whose logit is wanted.
-    block: candidates at a time; memory, also of the gradient, is O(N block).
+    block: candidates at a time; memory, also of the gradient, is O(N block),
+      and O(N M / block) for what the blocks hand on.
   Returns:
     float32 [N] the log partition function, float32 [N] the logits of `index`,
     int32 [N] the likeliest candidates.

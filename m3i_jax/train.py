@@ -79,7 +79,9 @@ class _Run:
     self.batch_sharding = sharding.batch_sharding(mesh)
     self.seen = showcase.Encoders(config, objective, data.tokenizer, mesh)
     self.features = None
-    self.make = None  # jitted once
+    # Made where it will lie: no device ever holds all of it.
+    places = sharding.state_shardings(mesh, jax.eval_shape(self.init))
+    self.make = jax.jit(self.init, out_shardings=places)
     self.last = {}  # {steps done: scores}, the newest
 
   def go(self) -> bool:
@@ -152,16 +154,13 @@ class _Run:
     )
 
   def fresh_state(self) -> step.TrainState:
-    """Made where it will lie: no device ever holds all of it."""
-    abstract = jax.eval_shape(self.init)
-    shardings = sharding.state_shardings(self.mesh, abstract)
-    self.make = self.make or jax.jit(self.init, out_shardings=shardings)
+    """Of step 0, its teacher read from the file."""
     state = self.make()
     if not state.frozen:
       return state
-    loaded = weights.load(self.config.teacher, abstract.frozen['teacher'])
-    loaded = {'teacher': loaded}
-    return state.replace(frozen=jax.device_put(loaded, shardings.frozen))
+    loaded = weights.load(self.config.teacher, state.frozen['teacher'])
+    places = jax.tree.map(lambda x: x.sharding, state.frozen)
+    return state.replace(frozen=jax.device_put({'teacher': loaded}, places))
 
   def init(self) -> step.TrainState:
     """The state of step 0, a pure function of the config."""
@@ -243,7 +242,7 @@ class _Run:
         self.evaluators,
         evals.PixelFeatures(lambda split: dataset.open_split(config, split)),
       )
-      rows['untrained'] = self.scores(self.fresh_state().params)
+      rows['untrained'] = self.scores(self.make().params)
       done = self.last.get(config.total_steps)
       rows['trained'] = done or self.scores(state.params)
       if state.ema:
@@ -285,7 +284,10 @@ def claim(config: ConfigDict, workdir: Path) -> Path:
     workdir.mkdir(parents=True, exist_ok=True)
     if path.exists():
       changed = schema.differences(json.loads(path.read_text()), new)
-      if changed:
+      if changed and not _begun(workdir):
+        # A mistake ended it before its first step; this is its correction.
+        (workdir / 'tokenizer.model').unlink(missing_ok=True)
+      elif changed:
         raise UserError(
           f'{workdir} holds a run of another config ({"; ".join(changed)}): '
           'name another --workdir, or go on with the config of that run'
@@ -297,3 +299,11 @@ def claim(config: ConfigDict, workdir: Path) -> Path:
       'directory that can be written'
     ) from error
   return workdir
+
+
+def _begun(workdir: Path) -> bool:
+  """Whether a run has left anything that a new one would overwrite."""
+  logged = workdir / metrics.NAME
+  return any((workdir / 'checkpoints').glob('*')) or (
+    logged.exists() and logged.stat().st_size > 0
+  )

@@ -210,5 +210,8 @@ class Projection(nn.Module):
     if self.cosine:
       init = nn.initializers.normal(0.02)
       kernel = self.param('prototypes', init, (self.cosine, self.out))
-      x = unit(x) @ unit(kernel.T).T
+      x = jnp.einsum(
+        '...d,md->...m', unit(x), unit(kernel.T),
+        precision=jax.lax.Precision.HIGHEST,
+      )  # fmt: skip
     return BatchNorm(affine=False)(x) if self.last_norm else x
