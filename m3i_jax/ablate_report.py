@@ -2,14 +2,13 @@
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from m3i_jax import ablate_figure
+from m3i_jax import ablate_figure, files
 from m3i_jax.ablate_runs import Row, Run, Spread, collect
 from m3i_jax.evals import tables
 
@@ -23,15 +22,13 @@ def write(
   """ablation.md, .csv and .png of the runs that have finished."""
   rows, baselines = collect(ablation, runs)
   about = next(iter(runs.values())).about
-  files = {
+  written = {
     'ablation.md': markdown(ablation, rows, baselines, about, failed).encode(),
     'ablation.csv': as_csv(rows, baselines).encode(),
     'ablation.png': ablate_figure.draw(rows, baselines),
   }
-  for name, content in files.items():
-    unfinished = workdir / f'{name}.{os.getpid()}.tmp'
-    unfinished.write_bytes(content)
-    os.replace(unfinished, workdir / name)
+  for name, content in written.items():
+    files.write(workdir / name, content)
 
 
 def markdown(
@@ -48,7 +45,7 @@ def markdown(
     f'{c.frame.data.source}: '
     + (f'{c.seconds} seconds of steps' if c.seconds else f'{c.steps} steps')
     + f' of {c.batch_size} pictures, '
-    + (f'{c.seeds} seeds' if c.seeds > 1 else 'one seed')
+    + (f'at most {c.seeds} seeds' if c.seeds > 1 else 'one seed')
     + '. Percent, higher is better: mean of the seeds (lowest-highest). '
     '**Best of its table**; ≈: its seeds overlap with those of the best. '
     'Seconds are those of training steps alone. Paper: ImageNet-1k top-1 of '
