@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from m3i_jax import positions
 from m3i_jax.captions import CaptionDecoder
 from m3i_jax.models import layers, transformer
+from m3i_jax.models.pooling import AttentionPool
 from m3i_jax.views import View
 
 Array = jax.Array
@@ -158,54 +159,6 @@ class DenseDecoder(nn.Module):
         'bql,bld->bqd', pick, code, precision=jax.lax.Precision.HIGHEST
       )
     return code + self.mask_token
-
-
-class AttentionPool(nn.Module):
-  """Attention pooling with the mean of the tokens as query, then a projection.
-
-  InternImage-H's released head (`AttentionPoolingBlock`, MIT), which M3I
-  trained: separate LayerNorms for query, key and value, biases everywhere, no
-  residual.
-
-  Attributes:
-    out: width of the prediction; 768, BERT's, in Table 7.
-  """
-
-  out: int
-  heads: int = 16
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self, own: dict, frame: Frame | None = None, mask: Array | None = None
-  ) -> Array:
-    """own {'tokens' [B, K, D]} -> float32 [B, out].
-
-    `mask`: bool [B, K], the tokens to pool; the same as pooling those alone.
-    """
-    del frame  # One vector for the picture does not depend on t.
-    tokens = layers.batch_sharded(own['tokens'])
-    b, n, width = tokens.shape
-    weight = jnp.ones((b, n)) if mask is None else mask.astype(jnp.float32)
-    mean = jnp.einsum('bn,bnd->bd', weight, tokens.astype(jnp.float32))
-    mean = (mean / weight.sum(-1, keepdims=True))[:, None]
-
-    def project(x, name):
-      x = layers.LayerNorm(name=f'norm_{name}')(x)
-      x = layers.Dense(width, self.dtype, name=name)(x)
-      return x.reshape(b, -1, self.heads, width // self.heads)
-
-    q, k, v = project(mean, 'q'), project(tokens, 'k'), project(tokens, 'v')
-    if mask is not None:
-      mask = mask[:, None, None, :]
-    pooled = jax.nn.dot_product_attention(q, k, v, mask=mask)
-    pooled = layers.batch_sharded(pooled)
-    out = layers.Dense(self.out, self.dtype, name='proj')
-    return out(pooled.reshape(b, width)).astype(jnp.float32)
-
-  def project(self, own: dict) -> Array:
-    """All of it."""
-    return self(own)
 
 
 class Mlp(nn.Module):
