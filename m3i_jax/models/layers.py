@@ -126,6 +126,17 @@ def layer_norm(x: Array, eps: float) -> Array:
   return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
 
 
+class LayerScale(nn.Module):
+  """A learned scale of each channel, the same at the start."""
+
+  start: float
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    init = nn.initializers.constant(self.start)
+    return x * self.param('gamma', init, (x.shape[-1],)).astype(x.dtype)
+
+
 class BatchNorm(nn.Module):
   """Normalisation over all axes but the last, in float32.
 
@@ -174,6 +185,25 @@ def gelu(x: Array) -> Array:
   return y.astype(x.dtype)
 
 
+def gelu_tanh(x: Array) -> Array:
+  """GELU by tanh (SigLIP, GPT-2), computed in float32."""
+  return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
+
+
+def quick_gelu(x: Array) -> Array:
+  """x sigmoid(1.702 x) (CLIP), computed in float32."""
+  y = x.astype(jnp.float32)
+  return (y * jax.nn.sigmoid(1.702 * y)).astype(x.dtype)
+
+
+ACTIVATIONS = {
+  'gelu': gelu,
+  'gelu_tanh': gelu_tanh,
+  'quick_gelu': quick_gelu,
+  'relu': nn.relu,
+}
+
+
 class Projection(nn.Module):
   """Linear layers with activations between: [..., D] -> float32 [..., out].
 
@@ -181,7 +211,7 @@ class Projection(nn.Module):
     hidden: widths of the layers before the last.
     norm: before each activation: 'none', 'layer' or 'batch'.
     last_norm: BatchNorm without affine at the end (MoCo v3).
-    activation: 'gelu' or 'relu'.
+    activation: a key of ACTIVATIONS.
     cosine: width of a bottleneck of unit length before a last layer without
       bias whose columns have unit length, too (DINO); 0 for a plain last layer.
   """
@@ -205,7 +235,7 @@ class Projection(nn.Module):
       if not last:
         if self.norm != 'none':
           x = NORMS[self.norm](name=f'norm{n + 1}')(x)
-        x = gelu(x) if self.activation == 'gelu' else nn.relu(x)
+        x = ACTIVATIONS[self.activation](x)
     x = x.astype(jnp.float32)
     if self.cosine:
       init = nn.initializers.normal(0.02)

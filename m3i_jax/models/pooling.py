@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from m3i_jax.models import layers
+from m3i_jax.models import layers, transformer
 
 Array = jax.Array
 
@@ -57,3 +57,31 @@ class AttentionPool(nn.Module):
   def project(self, own: dict) -> Array:
     """All of it."""
     return self(own)
+
+
+class ProbePool(nn.Module):
+  """A learned probe looks at all tokens, then an MLP: SigLIP's 'MAP' head.
+
+  Parameters as timm's `AttentionPoolLatent`: probe, q, kv, proj, norm, mlp.
+  """
+
+  heads: int
+  hidden: int
+  eps: float = 1e-6
+  activation: str = 'gelu_tanh'
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, tokens: Array) -> Array:
+    """[B, N, D] -> [B, D]."""
+    b, _, width = tokens.shape
+    init = nn.initializers.normal(width**-0.5)
+    probe = self.param('probe', init, (1, 1, width))
+    probe = probe.astype(layers.stream(self.dtype))
+    look = transformer.CrossAttention(self.heads, self.dtype)
+    nn.share_scope(self, look)
+    x = look(jnp.broadcast_to(probe, (b, 1, width)), tokens)[:, 0]
+    mlp = transformer.Mlp(
+      self.hidden, self.dtype, activation=self.activation, name='mlp'
+    )
+    return x + mlp(layers.LayerNorm(self.eps, name='norm')(x))

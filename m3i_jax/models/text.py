@@ -1,5 +1,7 @@
 """The text tower: BERT (Devlin et al., 2019), only ever a target encoder.
 
+CLIP's text tower (Radford et al., 2021) is the same with other fields.
+
 "A 12-layer Transformer (with the same network architecture as BERT-Base) is
 utilized as text target encoder" (section 4), trained jointly from scratch.
 """
@@ -20,16 +22,24 @@ VARIANTS = {
   'large': (1024, 24, 16, 4096),
 }
 
+INIT = nn.initializers.normal(0.02)
+
 
 class TextTower(nn.Module):
   """Token ids [B, T] (0 = padding) -> one vector per text [B, D].
 
-  Post-norm blocks, learned positions, LayerNorm eps 1e-12, weights N(0, .02).
+  Learned positions, weights N(0, .02).
 
   Attributes:
     positions: longest text that fits.
-    pool: 'cls', the first token's output, or 'mean' over the real tokens.
-    unroll, remat, dtype: see `transformer.Blocks`.
+    pool: a key of POOLS, or 'pooler', BERT's tanh(Linear(first token)).
+    unroll, remat, dtype, activation: see `transformer.Blocks`.
+    post_norm: BERT's blocks, type embedding and norm of the embeddings; False
+      for CLIP's pre-norm blocks and final norm.
+    causal: no token sees a later one. Padding, which comes last, is then not
+      seen anyway, and id 0 may be a real token, as in CLIP's vocabulary.
+    eps: of all norms.
+    projection: width of a last linear map without bias; 0 for none.
   """
 
   vocabulary: int
@@ -42,32 +52,74 @@ class TextTower(nn.Module):
   unroll: int = 1
   remat: str = 'none'
   dtype: Any = jnp.float32
+  post_norm: bool = True
+  causal: bool = False
+  activation: str = 'gelu'
+  eps: float = 1e-12
+  projection: int = 0
 
   @nn.compact
   def __call__(self, text: jax.Array) -> jax.Array:
     """float32 [B, D]; a text of padding alone gives a finite vector."""
-    init = nn.initializers.normal(0.02)
-    word = self.param('word', init, (self.vocabulary, self.width))
-    position = self.param('position', init, (self.positions, self.width))
-    kind = self.param('type', init, (2, self.width))
-    x = word[text] + position[: text.shape[1]] + kind[0]
-    x = layers.LayerNorm(1e-12, dtype=self.dtype, name='norm')(x)
+    x = self._embedded(text)
     # The first token is always seen, so that no softmax is empty.
     real = (text > 0) | (jnp.arange(text.shape[1]) == 0)
     x = transformer.Blocks(
       self.depth,
       self.heads,
       self.hidden,
-      post_norm=True,
-      eps=1e-12,
+      post_norm=self.post_norm,
+      eps=self.eps,
       unroll=self.unroll,
       remat=self.remat,
       dtype=self.dtype,
-      kernel_init=init,
+      kernel_init=INIT,
+      causal=self.causal,
+      activation=self.activation,
       name='blocks',
-    )(x, real)
+    )(x, None if self.causal else real)
+    if not self.post_norm:
+      x = layers.LayerNorm(self.eps, name='final_norm')(x)
     x = x.astype(jnp.float32)
-    if self.pool == 'cls':
-      return x[:, 0]
-    weight = real[..., None].astype(jnp.float32)
-    return (x * weight).sum(1) / weight.sum(1)
+    if self.pool == 'pooler':
+      dense = layers.Dense(self.width, self.dtype, INIT, name='pooler')
+      x = jnp.tanh(dense(x[:, 0]))
+    else:
+      x = POOLS[self.pool](x, text, real)
+    if self.projection:
+      x = layers.Dense(
+        self.projection, self.dtype, INIT, use_bias=False, name='projection'
+      )(x)
+    return x.astype(jnp.float32)
+
+  def _embedded(self, text: jax.Array) -> jax.Array:
+    word = self.param('word', INIT, (self.vocabulary, self.width))
+    position = self.param('position', INIT, (self.positions, self.width))
+    x = word[text] + position[: text.shape[1]]
+    if not self.post_norm:
+      return x
+    x = x + self.param('type', INIT, (2, self.width))[0]
+    return layers.LayerNorm(self.eps, self.dtype, name='norm')(x)
+
+
+def _mean(x: jax.Array, real: jax.Array) -> jax.Array:
+  weight = real[..., None].astype(jnp.float32)
+  return (x * weight).sum(1) / weight.sum(1)
+
+
+def _last(real: jax.Array) -> jax.Array:
+  return real.shape[1] - 1 - real[:, ::-1].argmax(1)
+
+
+def _at(x: jax.Array, index: jax.Array) -> jax.Array:
+  return jnp.take_along_axis(x, index[:, None, None], axis=1)[:, 0]
+
+
+# Outputs [B, T, D], ids, which tokens are real -> [B, D].
+POOLS = {
+  'cls': lambda x, text, real: x[:, 0],
+  'mean': lambda x, text, real: _mean(x, real),
+  'last': lambda x, text, real: _at(x, _last(real)),  # real token
+  # CLIP's end of text has the highest id; padding may have it, too.
+  'argmax': lambda x, text, real: _at(x, text.argmax(1)),
+}

@@ -73,18 +73,20 @@ class CrossAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-  """Two layers with the exact GELU between."""
+  """Two layers with an activation between, a key of `layers.ACTIVATIONS`."""
 
   hidden: int
   dtype: Any = jnp.float32
   kernel_init: Callable = nn.initializers.xavier_uniform()
+  activation: str = 'gelu'
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     dense = functools.partial(
       layers.Dense, dtype=self.dtype, kernel_init=self.kernel_init
     )
-    y = layers.gelu(dense(self.hidden, name='fc1')(x))
+    y = dense(self.hidden, name='fc1')(x)
+    y = layers.ACTIVATIONS[self.activation](y)
     return dense(x.shape[-1], name='fc2')(y)
 
 
@@ -106,6 +108,8 @@ class Block(nn.Module):
   norm: str = 'layer'
   causal: bool = False
   cross: bool = False
+  activation: str = 'gelu'
+  layer_scale: float = 0.0
   collect: bool = False
 
   @nn.compact
@@ -116,29 +120,70 @@ class Block(nn.Module):
     attn = Attention(
       self.heads, self.dtype, self.kernel_init, self.causal, name='attn'
     )
-    mlp = Mlp(self.hidden, self.dtype, self.kernel_init, name='mlp')
+    mlp = Mlp(
+      self.hidden, self.dtype, self.kernel_init, self.activation, name='mlp'
+    )
     norm1, norm2 = norm(name='norm1'), norm(name='norm2')
     x = layers.batch_sharded(x)
     if self.post_norm:
-      x = norm1(x + self._drop(attn(x, mask), drop))
-      x = norm2(x + self._drop(mlp(x), drop))
+      x = norm1(x + self._branch('1', attn(x, mask), drop))
+      x = norm2(x + self._branch('2', mlp(x), drop))
     else:
-      x = x + self._drop(attn(norm1(x), mask), drop)
+      x = x + self._branch('1', attn(norm1(x), mask), drop)
       if self.cross:
         look = CrossAttention(
           self.heads, self.dtype, self.kernel_init, name='cross'
         )
-        x = x + self._drop(look(norm(name='norm_cross')(x), memory), drop)
-      x = x + self._drop(mlp(norm2(x)), drop)
+        y = look(norm(name='norm_cross')(x), memory)
+        x = x + self._branch('_cross', y, drop)
+      x = x + self._branch('2', mlp(norm2(x)), drop)
     x = x.astype(layers.stream(self.dtype))
     return x, x if self.collect else None
 
-  def _drop(self, branch: Array, rate: Array) -> Array:
-    if not self.drop_path:
-      return branch
-    shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
-    keep = jax.random.bernoulli(self.make_rng('drop_path'), 1 - rate, shape)
-    return branch * (keep / (1 - rate)).astype(branch.dtype)
+  def _branch(self, name: str, branch: Array, rate: Array) -> Array:
+    if self.layer_scale:
+      branch = layers.LayerScale(self.layer_scale, name=f'ls{name}')(branch)
+    if self.drop_path:
+      branch = dropped(branch, rate, self.make_rng('drop_path'))
+    return branch
+
+
+def dropped(branch: Array, rate: Array, key: Array) -> Array:
+  """Stochastic depth: whole samples of a branch [B, ...] are 0, or grow."""
+  shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
+  keep = jax.random.bernoulli(key, 1 - rate, shape)
+  return branch * (keep / (1 - rate)).astype(branch.dtype)
+
+
+def drop_rates(rate: float, depth: int, uniform: bool) -> np.ndarray:
+  """Each layer's: all alike, or growing from 0 to `rate`. float32 [depth]."""
+  return np.linspace(rate * uniform, rate, depth, dtype=np.float32)
+
+
+def scanned(
+  block: type[nn.Module],
+  length: int,
+  unroll: int = 1,
+  remat: str = 'none',
+  constants: int = 0,
+) -> Callable:
+  """The module that runs `length` blocks with stacked parameters.
+
+  Args:
+    block: a scan body (x, one of [length, ...], constants) -> (x, output).
+    unroll, remat: see `Blocks`.
+  """
+  if remat != 'none':
+    # prevent_cse is not needed inside a scan and costs speed.
+    block = nn.remat(block, policy=REMAT[remat], prevent_cse=False)
+  return nn.scan(
+    block,
+    variable_axes={'params': 0},
+    split_rngs={'params': True, 'drop_path': True},
+    in_axes=(0, *[nn.broadcast] * constants),
+    length=length,
+    unroll=max(1, min(unroll, length)),
+  )
 
 
 class Blocks(nn.Module):
@@ -150,7 +195,10 @@ class Blocks(nn.Module):
     unroll: layers per iteration of the scan; `depth` compiles straight-line
       code (faster on CPU). The parameters are the same.
     remat: a key of REMAT, what to keep for the backward pass.
-    norm, causal, cross: of the layers, see `Block`; norm is a key of NORMS.
+    norm, activation: of the layers, keys of `layers.NORMS` and `ACTIVATIONS`.
+    causal, cross: of the layers, see `Block`.
+    layer_scale: what a learned scale of each branch's channels starts from
+      (CaiT; ls1/gamma, ls2/gamma); 0 for none.
   """
 
   depth: int
@@ -167,6 +215,8 @@ class Blocks(nn.Module):
   norm: str = 'layer'
   causal: bool = False
   cross: bool = False
+  activation: str = 'gelu'
+  layer_scale: float = 0.0
 
   @nn.compact
   def __call__(
@@ -179,18 +229,7 @@ class Blocks(nn.Module):
     last: int = 1,
   ) -> Array:
     """The output of the last layer, or the mean of those of the `last`."""
-    block = Block
-    if self.remat != 'none':
-      # prevent_cse is not needed inside a scan and costs speed.
-      block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False)
-    stack = nn.scan(
-      block,
-      variable_axes={'params': 0},
-      split_rngs={'params': True, 'drop_path': True},
-      in_axes=(0, nn.broadcast, nn.broadcast),
-      length=self.depth,
-      unroll=max(1, min(self.unroll, self.depth)),
-    )(
+    stack = scanned(Block, self.depth, self.unroll, self.remat, constants=2)(
       self.heads,
       self.hidden,
       self.post_norm,
@@ -201,11 +240,12 @@ class Blocks(nn.Module):
       self.norm,
       self.causal,
       self.cross,
+      self.activation,
+      self.layer_scale,
       last > 1,
       name='layers',
     )
-    rates = np.linspace(self.drop_path * self.uniform, self.drop_path,
-                        self.depth, dtype=np.float32)  # fmt: skip
+    rates = drop_rates(self.drop_path, self.depth, self.uniform)
     x = x.astype(layers.stream(self.dtype))
     x, outputs = stack(x, jnp.asarray(rates), mask, memory)
     if last == 1:

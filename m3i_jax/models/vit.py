@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from m3i_jax import positions, views
-from m3i_jax.models import layers, transformer
+from m3i_jax.errors import UserError
+from m3i_jax.models import layers, pooling, transformer
 
 # width, depth, heads, hidden width of the MLP, patch side
 VARIANTS = {
@@ -36,6 +37,12 @@ class ViT(nn.Module):
       (a parameter pos_embed [1, L (+ 1), D]).
     final_norm: LayerNorm after the last block, as timm; M3I's features and
       targets are those before it.
+    layer_scale, activation: of the blocks, see `transformer.Blocks`.
+    eps: of all norms.
+    pooling: one vector of them all: 'cls', the class token, 'mean' of the
+      tokens, followed by a norm if there is no final one (timm's 'avg'), 'map',
+      attention by a learned probe (SigLIP), or '' for none.
+    num_classes: C of a linear classifier of the pooled vector; 0 for none.
     drop_path, uniform, unroll, remat, dtype: see `transformer.Blocks`.
   """
 
@@ -52,6 +59,17 @@ class ViT(nn.Module):
   unroll: int = 1
   remat: str = 'none'
   dtype: Any = jnp.float32
+  layer_scale: float = 0.0
+  eps: float = 1e-6
+  activation: str = 'gelu'
+  pooling: str = ''
+  num_classes: int = 0
+  whole = False
+
+  @property
+  def stride(self) -> int:
+    """What the side of an image must be a multiple of."""
+    return self.patch
 
   @nn.compact
   def __call__(
@@ -70,7 +88,8 @@ class ViT(nn.Module):
       train: use stochastic depth (stream 'drop_path').
       last: average the outputs of so many last blocks (data2vec).
     Returns:
-      'tokens' [B, N, D] in `dtype`, and 'cls' [B, D] if there is one.
+      'tokens' [B, N, D] in `dtype`, and, where there is such a thing, 'cls'
+      [B, D], 'pooled' [B, D] and 'logits' float32 [B, C].
     """
     x = views.patches(image, self.patch)
     count = x.shape[1]
@@ -100,13 +119,55 @@ class ViT(nn.Module):
       unroll=self.unroll,
       remat=self.remat,
       dtype=self.dtype,
+      eps=self.eps,
+      activation=self.activation,
+      layer_scale=self.layer_scale,
       name='blocks',
     )(x, train=train, last=last)
     if self.final_norm:
-      x = layers.LayerNorm(dtype=self.dtype, name='norm')(x)
+      x = layers.LayerNorm(self.eps, self.dtype, name='norm')(x)
     if self.class_token:
-      return {'tokens': x[:, 1:], 'cls': x[:, 0]}
-    return {'tokens': x}
+      return self._pooled({'tokens': x[:, 1:], 'cls': x[:, 0]})
+    return self._pooled({'tokens': x})
+
+  def _pooled(self, own: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """`own` with the pooled vector and its classes."""
+    if not self.pooling:
+      if self.num_classes:
+        raise UserError(
+          'config.model.num_classes has no vector to classify: give '
+          "config.model.pooling, 'cls', 'mean' or 'map'"
+        )
+      return own
+    x = self._pool(own)
+    if not self.num_classes:
+      return own | {'pooled': x}
+    head = layers.Dense(
+      self.num_classes, self.dtype, nn.initializers.normal(0.02), name='head'
+    )
+    return own | {'pooled': x, 'logits': head(x).astype(jnp.float32)}
+
+  def _pool(self, own: dict[str, jax.Array]) -> jax.Array:
+    if self.pooling == 'map':
+      return pooling.ProbePool(
+        self.heads,
+        self.hidden,
+        self.eps,
+        self.activation,
+        self.dtype,
+        name='attn_pool',
+      )(own['tokens'])
+    if self.pooling == 'mean':
+      x = own['tokens'].astype(jnp.float32).mean(1)
+      if self.final_norm:
+        return x.astype(layers.stream(self.dtype))
+      return layers.LayerNorm(self.eps, self.dtype, name='fc_norm')(x)
+    if self.pooling == 'cls' and 'cls' in own:
+      return own['cls']
+    raise UserError(
+      f"config.model.pooling={self.pooling!r}: choose from 'mean', 'map' and, "
+      "with config.model.class_token, 'cls'"
+    )
 
   def _positions(self, count: int) -> tuple[jax.Array, jax.Array]:
     """The table [L, D] and the class token's row [D]."""
