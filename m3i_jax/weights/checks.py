@@ -38,8 +38,8 @@ def problems(
   for name, shape in shapes.items():
     wanted = tuple(_value(term, net.sizes) for term in letters[name])
     if shape != wanted:
-      text = ', '.join(map(str, wanted))
-      lines.append(f'{net.keys[name]} is of shape {shape}, wanted is ({text})')
+      text = str(wanted).replace("'", '')  # letters that nobody else tells
+      lines.append(f'{net.keys[name]} is of shape {shape}, wanted is {text}')
   lines += _off_grid(family, net)
   return lines + [
     f'{key} has values that are not finite'

@@ -1,7 +1,6 @@
 """ConvNeXt under the names of timm.
 
-Groups: 'scale', LayerScale; 'norm' and 'head', of the classifier.
-Letters: C0 to C3 channels, p side of the stem, k of the depthwise kernels, K
+Groups: 'norm' and 'head', of the classifier. Letters: C0 to C3 channels, K
 classes.
 """
 
@@ -27,11 +26,11 @@ def _stage(s: int) -> Rules:
   )
   return (
     *(down if s else ()),
-    *conv(at('conv_dw'), to('conv_dw'), f'{c} 1 k k'),
+    *conv(at('conv_dw'), to('conv_dw'), f'{c} 1 7 7'),
     *norm(at('norm'), to('norm'), c),
     *linear(at('mlp.fc1'), to('mlp/fc1'), f'4{c}', c),
     *linear(at('mlp.fc2'), to('mlp/fc2'), c, f'4{c}'),
-    *one(at('gamma'), to('gamma'), c, VECTOR, 'scale'),
+    *one(at('gamma'), to('gamma'), c, VECTOR),
   )
 
 
@@ -42,13 +41,13 @@ def _model(net: Net, given: Mapping[str, Any]) -> dict[str, Any]:
     depths=tuple(net.depths[f'stages.{s}.blocks.'] for s in STAGES),
     dims=tuple(net.sizes[f'C{s}'] for s in STAGES),
     fused=0,
-    layer_scale=1e-6 if 'scale' in net.groups else 0.0,
+    layer_scale=1e-6,
     num_classes=net.sizes['K'] if 'head' in net.groups else 0,
   )
 
 
 RULES = (
-  *conv('stem.0', 'stem/conv', 'C0 3 p p'),
+  *conv('stem.0', 'stem/conv', 'C0 3 4 4'),
   *norm('stem.1', 'stem/norm', 'C0'),
   *(rule for s in STAGES for rule in _stage(s)),
   *norm('head.norm', 'norm', 'C3', 'norm'),
