@@ -58,15 +58,13 @@ def describe(path: str | os.PathLike) -> Model:
   return told
 
 
-def load(path: str | os.PathLike, like: Mapping) -> dict:
-  """The encoder's parameters, float32 NumPy arrays in nested dicts.
+def read(path: str | os.PathLike) -> dict:
+  """All parameters, float32 NumPy arrays in nested dicts.
 
   Of a run they are the online encoder's newest.
 
-  Args:
-    like: the shapes that are wanted, a nested dict.
   Raises:
-    UserError: the file has not these parameters.
+    UserError: there is no such file, or it has values that are not finite.
   """
   path = Path(path)
   if path.is_dir():
@@ -74,6 +72,22 @@ def load(path: str | os.PathLike, like: Mapping) -> dict:
   else:
     describe(path)
     flat = safetensors.numpy.load_file(path)
+  flat = {name: np.asarray(x, np.float32) for name, x in flat.items()}
+  for name, x in flat.items():
+    if not np.isfinite(x).all():
+      raise UserError(f'{path}: {name} has values that are not finite')
+  return traverse_util.unflatten_dict(flat, sep='/')
+
+
+def load(path: str | os.PathLike, like: Mapping) -> dict:
+  """The encoder's parameters, as `read` gives them, if they are those wanted.
+
+  Args:
+    like: the shapes that are wanted, a nested dict.
+  Raises:
+    UserError: the file has not these parameters.
+  """
+  flat = _flat(read(path))
   found = {name: x.shape for name, x in flat.items()}
   wanted = {name: x.shape for name, x in _flat(like).items()}
   differ = [n for n in sorted(found | wanted) if found.get(n) != wanted.get(n)]
@@ -84,9 +98,7 @@ def load(path: str | os.PathLike, like: Mapping) -> dict:
       f'{wanted.get(differ[0], "absent")} is wanted ({len(differ)} differ); '
       'pictures of another size have other learned positions'
     )
-  return traverse_util.unflatten_dict(
-    {name: np.asarray(x, np.float32) for name, x in flat.items()}, sep='/'
-  )
+  return traverse_util.unflatten_dict(flat, sep='/')
 
 
 def _flat(tree: Mapping) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class Family:
 
 def read(family: Family, keys: Iterable[str]) -> Net:
   """What the keys alone say."""
-  keys = list(keys)
+  keys = list(map(str, keys))
   named = [(name, rule) for rule in family.rules for name in rule.names]
   pattern = _pattern(name for name, _ in named)
   left = re.compile('|'.join(family.left_out) or '(?!)')
@@ -166,7 +166,8 @@ def read(family: Family, keys: Iterable[str]) -> Net:
 
 def _pattern(names: Iterable[str]) -> re.Pattern:
   """Matches what any of the names means; `lastindex` says which one, from 1."""
-  layer = re.escape(LAYER), '(?:0|[1-9][0-9]*)'
+  # Few digits: a net has as many layers as its names say.
+  layer = re.escape(LAYER), '(?:0|[1-9][0-9]{0,3})'
   each = (re.escape(name).replace(*layer) for name in names)
   return re.compile('|'.join(f'({name})' for name in each))
 

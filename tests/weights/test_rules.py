@@ -129,7 +129,7 @@ def test_a_prefix_is_of_all_names_or_of_none():
 
 
 @pytest.mark.parametrize(
-  'key', ['b.01.w', 'b.x.w', 'b.0.w.w', 'B.0.w', 'a_w', '']
+  'key', ['b.01.w', 'b.x.w', 'b.0.w.w', 'B.0.w', 'a_w', 'b.99999999.w', '']
 )
 def test_names_are_matched_as_they_stand(key):
   assert told(drawn(TOY) | {key: np.zeros(2)})[0] == [f'{key} is unexpected']
@@ -212,6 +212,7 @@ def test_errors_name_the_key_and_count_the_others():
   assert 'pos_embed has 9 rows' in refused('timm_vit', cut)
   assert 'pos_embed is missing' in refused('timm_vit', {})
   assert 'model is unexpected' in refused('timm_vit', {'model': arrays})
+  assert refused('timm_vit', arrays | {3: 4}).endswith('3 is unexpected')
   with pytest.raises(UserError, match=r"'vit': choose from timm_vit, mae"):
     weights.import_state('vit', arrays)
 
