@@ -80,16 +80,51 @@ class DepthwiseConv(nn.Module):
     )
 
 
+@jax.custom_vjp
 def depthwise_sum(x: Array, kernel: Array) -> Array:
-  """[B, H, W, C] by [k, k, 1, C]: k * k shifted products, summed in float32."""
-  k, (height, width), dtype = kernel.shape[0], x.shape[1:3], x.dtype
+  """[B, H, W, C] by [k, k, 1, C]: k * k shifted products, summed in float32.
+
+  The gradient to x is the same sum with the kernel turned around, half the time
+  of what differentiation makes of it.
+  """
+  k, shifted = kernel.shape[0], _shifts(x, kernel.shape[0])
+  kernel = kernel.astype(jnp.float32)
+  taps = (shifted(i, j) * kernel[i, j, 0] for i in range(k) for j in range(k))
+  return sum(taps).astype(x.dtype)
+
+
+def _shifts(x: Array, k: int) -> Callable:
+  """What tap (i, j) of a k x k kernel sees of each channel, in float32."""
+  _, height, width, _ = x.shape
   x = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
-  x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
-  return sum(
-    x[:, i : i + height, j : j + width] * kernel[i, j, 0]
-    for i in range(k)
-    for j in range(k)
-  ).astype(dtype)
+
+  def shifted(i, j: int) -> Array:
+    rows = jax.lax.dynamic_slice_in_dim(x, i, height, 1)
+    return rows[:, :, j : j + width].astype(jnp.float32)
+
+  return shifted
+
+
+def _depthwise_forward(x, kernel):
+  return depthwise_sum(x, kernel), (x, kernel)
+
+
+def _depthwise_backward(operands, gradient):
+  x, kernel = operands
+  k, shifted = kernel.shape[0], _shifts(x, kernel.shape[0])
+  to_x = depthwise_sum(gradient, kernel[::-1, ::-1])
+  gradient = gradient.astype(jnp.float32)
+  # Row by row: k * k sums at once take long to compile.
+  to_kernel = jax.lax.map(
+    lambda i: jnp.stack(
+      [(shifted(i, j) * gradient).sum((0, 1, 2)) for j in range(k)]
+    ),
+    jnp.arange(k),
+  )
+  return to_x, to_kernel[:, :, None].astype(kernel.dtype)
+
+
+depthwise_sum.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def depthwise_conv(x: Array, kernel: Array) -> Array:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from m3i_jax.models.text import VARIANTS, TextTower
+from tests import golden_models
 from tests import numpy_transformer as reference
 
 SIZES = dict(vocabulary=40, width=32, depth=2, heads=4, hidden=64, positions=12)
@@ -89,3 +90,105 @@ def test_base_has_the_size_of_bert_base():
   # Devlin et al.'s 109.48 M less the pooler's 768 * 768 + 768.
   assert count == 109_482_240 - 590_592
   assert round(count / 1e6, 1) == 108.9
+  pooler = TextTower(30522, width, depth, heads, hidden, pool='pooler')
+  assert count_of(pooler) == 109_482_240
+
+
+def count_of(model):
+  shapes = jax.eval_shape(
+    model.init, jax.random.key(0), jnp.zeros((1, 8), jnp.int32)
+  )
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+# As the golden towers.
+GOLDEN = dict(
+  vocabulary=30, width=16, depth=2, heads=4, hidden=24, positions=9
+)  # fmt: skip
+CLIP = GOLDEN | dict(
+  post_norm=False, causal=True, activation='quick_gelu', eps=1e-5,
+  projection=12, pool='argmax',
+)  # fmt: skip
+
+
+def apply(fields, params, text):
+  found = jax.jit(TextTower(**fields).apply)({'params': params}, text)
+  return np.asarray(found)
+
+
+@pytest.mark.parametrize(
+  'name,output,fields',
+  [
+    ('clip_text', 'projected', CLIP),
+    ('bert', 'pooled', GOLDEN | {'pool': 'pooler'}),
+  ],
+)
+def test_golden_outputs_of_transformers(name, output, fields):
+  """CLIP's text tower and BERT: float32 against float64, 3e-6."""
+  params, golden = golden_models.load(name)
+  model, text = TextTower(**fields), golden['input']
+  start = jax.eval_shape(model.init, jax.random.key(0), text)['params']
+  shapes = lambda tree: jax.tree.map(lambda x: x.shape, tree)
+  assert shapes(start) == shapes(params)
+  found = apply(fields, params, text)
+  assert found.dtype == np.float32
+  np.testing.assert_allclose(found, golden[output], rtol=0, atol=3e-6)
+  if name == 'bert':
+    del params['pooler']
+    first = apply(GOLDEN, params, text)
+    np.testing.assert_allclose(first, golden['first'], rtol=0, atol=3e-6)
+
+
+def test_clip_has_the_size_of_clip():
+  """transformers 5.23: CLIPTextModelWithProjection of ViT-B/32."""
+  sizes = dict(width=512, depth=12, heads=8, hidden=2048, positions=77)
+  sizes |= dict(vocabulary=49408, projection=512)
+  assert count_of(TextTower(**CLIP | sizes)) == 63_428_096
+
+
+def test_causal_towers_do_not_look_ahead():
+  """What follows the token that is read changes nothing, padding or not."""
+  params, _ = golden_models.load('clip_text')
+  one = np.array([[28, 3, 0, 7, 29, 0, 0]], np.int32)
+  two = np.array([[28, 3, 0, 7, 29, 5, 29]], np.int32)
+  np.testing.assert_array_equal(
+    apply(CLIP, params, one), apply(CLIP, params, two)
+  )
+  a, b = (apply(CLIP | {'causal': False}, params, x) for x in (one, two))
+  assert np.abs(a - b).max() > 0.01
+
+
+@pytest.mark.parametrize('pool', ['last', 'argmax', 'mean'])
+def test_which_token_is_read(pool):
+  """That at place t is the last one of the text up to there."""
+  params, _ = golden_models.load('clip_text')
+  texts = np.array([[28, 3, 9, 7, 4, 0], [5, 29, 8, 29, 0, 0]], np.int32)
+  ends = {
+    'last': ([4], [3]),
+    'argmax': ([0], [1]),
+    'mean': (range(5), range(4)),
+  }[pool]
+  found = apply(CLIP | {'pool': pool}, params, texts)
+  for vector, text, places in zip(found, texts, ends, strict=True):
+    upto = np.stack([np.where(np.arange(6) <= t, text, 0) for t in places])
+    read = apply(CLIP | {'pool': 'last'}, params, upto)
+    np.testing.assert_allclose(vector, read.mean(0), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize(
+  'name,fields', [('clip_text', CLIP), ('bert', GOLDEN | {'pool': 'pooler'})]
+)
+def test_gradients_and_half_precision(name, fields):
+  """Each leaf has a finite gradient; outputs within 3% and 1%, relative."""
+  params, golden = golden_models.load(name)
+  text = golden['input']
+  model = TextTower(**fields)
+  loss = lambda p: jnp.sin(model.apply({'params': p}, text)).sum()
+  gradient = jax.jit(jax.grad(loss))(params)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+    assert np.isfinite(leaf).all() and np.abs(leaf).max() > 1e-6, path
+  exact = golden['pooled' if name == 'bert' else 'projected']
+  for dtype, bound in ((jnp.bfloat16, 0.03), ('mixed', 0.01)):
+    found = apply(fields | {'dtype': dtype}, params, text)
+    assert found.dtype == np.float32
+    assert 1e-5 < golden_models.relative(found, exact) < bound
