@@ -226,7 +226,10 @@ FAMILIES = (
     functools.partial(_model, activation='gelu_tanh'),
     prefix='vision_model.',
     prefixed=('',),
-    left_out=(r'text_model\.', 'logit_scale$', 'logit_bias$', r'classifier\.'),
+    left_out=(
+      r'text_model\.', 'logit_scale$', 'logit_bias$', r'classifier\.',
+      r'(vision_model\.)?embeddings\.position_ids$',
+    ),
     needs=(('', ('norm',)),),
     table=('embeddings.position_embedding.weight', ''),
     dropped=KEPT,
