@@ -182,13 +182,14 @@ def load(family: Family, arrays: Mapping[str, Any], net: Net) -> Arrays:
   """Our flat tree of arrays without problems, float32."""
   flat = {}
   for rule in family.chosen(net.groups):
-    layers = [
-      rule.layout.load(*(float32(arrays[net.keys[name]]) for name in names))
-      for names in rule.layers(net.depths)
-    ]
-    for path, *parts in zip(rule.paths, *layers, strict=True):
-      whole = np.stack(parts) if rule.stack else parts[0]
-      flat[path] = np.array(whole, order='C')
+    layers = rule.layers(net.depths)
+    for n, names in enumerate(layers):
+      official = (float32(arrays[net.keys[name]]) for name in names)
+      for path, x in zip(rule.paths, rule.layout.load(*official), strict=True):
+        if path not in flat:
+          stack = (len(layers),) if rule.stack else ()
+          flat[path] = np.empty(stack + x.shape, np.float32)
+        flat[path][n if rule.stack else ...] = x
   return family.adopt(flat)
 
 
