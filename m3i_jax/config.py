@@ -79,6 +79,7 @@ def default() -> ConfigDict:
         dtype='bfloat16',
       ),
       teacher='',  # weights of the 'frozen' target encoder: a file, or a run
+      init_from='',  # weights to start from: files or runs, with commas between
       decoders={},
       targets={},
       balance=dict(kind='gradient_norm'),

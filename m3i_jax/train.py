@@ -13,6 +13,7 @@ from m3i_jax import (
   dataset,
   evals,
   files,
+  init_from,
   metrics,
   report,
   sharding,
@@ -35,10 +36,11 @@ def train(config: ConfigDict, workdir: str) -> bool:
   Raises:
     UserError: anything that the user can mend, before the first step.
   """
-  teacher, *run = parts(config, jax.device_count())
+  workdir = Path(workdir)
+  teacher, *run = parts(config, jax.device_count(), not _begun(workdir))
   mesh = sharding.make_mesh(**config.mesh)
   dataset.check_splits(config, run[0])
-  workdir = claim(config, Path(workdir))
+  claim(config, workdir)
   data = dataset.Data.open(config, workdir)
   objective = build.build(
     config,
@@ -55,13 +57,18 @@ def train(config: ConfigDict, workdir: str) -> bool:
     return _Run(config, workdir, mesh, data, objective, *run).go()
 
 
-def parts(config: ConfigDict, devices: int):
-  """(the teacher's model, evaluators, optimizer); UserError for a mistake."""
+def parts(config: ConfigDict, devices: int, fresh: bool = True):
+  """(the teacher's model, evaluators, optimizer); UserError for a mistake.
+
+  fresh: config.init_from, which a run that goes on does not read, counts.
+  """
   schema.check(config, devices)
   teacher = weights.describe(config.teacher) if config.teacher else None
   # Whether there are labels and texts is known, not yet how many.
   label, text = bool(config.data.label), bool(config.data.text)
-  build.build(config, int(label), int(text), teacher)
+  objective = build.build(config, int(label), int(text), teacher)
+  if fresh:
+    init_from.check(config.init_from, objective)
   return teacher, build.evaluators(config), build.optimizer(config)
 
 
@@ -154,8 +161,11 @@ class _Run:
     )
 
   def fresh_state(self) -> step.TrainState:
-    """Of step 0, its teacher read from the file."""
-    state = self.make()
+    """Of step 0, what files have of it read from them."""
+    tokenizer = self.workdir / 'tokenizer.model'
+    state = init_from.start(
+      self.config.init_from, self.make(), self.objective, tokenizer
+    )
     if not state.frozen:
       return state
     loaded = weights.load(self.config.teacher, state.frozen['teacher'])
