@@ -18,7 +18,7 @@ from m3i_jax.weights import resize
 
 Params = dict[str, Any]
 
-COMPUTED = ('dtype', 'drop_path', 'uniform', 'unroll', 'remat')
+COMPUTED = ('dtype', 'drop_path', 'uniform', 'unroll', 'remat', 'impl')
 
 KINDS = {
   'vit': (
@@ -201,13 +201,8 @@ def module(model: Mapping[str, Any], params: Mapping) -> Any:
                'projection')
     }  # fmt: skip
     return _text_net(params, **known)
-  fields = {
-    key: tuple(value) if isinstance(value, list) else value
-    for key, value in model.items()
-    # What is 0, '' or None is that of the variant, or the default; how a run
-    # computes changes no weights.
-    if (value or value is False) and key not in COMPUTED
-  }
+  # How a run computes changes no weights.
+  fields = {key: x for key, x in model.items() if key not in COMPUTED}
   name, variant = fields.pop('name'), fields.pop('variant', '')
   try:
     return models.backbone(name, variant, **fields)

@@ -1,0 +1,61 @@
+"""What the small commands share: flags, and mistakes told in one line."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+from absl import app, flags, logging
+
+from m3i_jax.errors import UserError
+
+
+def run(
+  define: Callable[[], None],
+  work: Callable[[str, flags.FlagValues], int],
+  required: tuple[str, ...],
+) -> None:
+  """Runs work(PATH, flags) as a command whose one argument is a path.
+
+  `define` makes the flags, `required` are those that must be given. Flags are
+  of the process, so that they are made here and not by an import.
+
+  Exit codes: what `work` returns, 2 for a mistake, which is told in one line.
+  """
+
+  def parse(argv: list[str]) -> list[str]:
+    with _told():
+      try:
+        rest = flags.FLAGS(argv)
+      except flags.Error as error:
+        raise UserError(f'{error}; see --help') from error
+      if any(flag.startswith('--help') for flag in argv):
+        return rest
+      for flag in required:
+        if not flags.FLAGS[flag].value:
+          raise UserError(f'--{flag} is missing; see --help')
+      if len(rest) != 2:
+        raise UserError(
+          f'{len(rest) - 1} paths are given, and one is wanted; see --help'
+        )
+      return rest
+
+  def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
+    # So that what is half-written is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with _told():
+      code = work(argv[1], flags.FLAGS)
+    sys.exit(code)
+
+  define()
+  app.run(main, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+  try:
+    yield
+  except UserError as error:
+    print(f'm3i_jax: {" ".join(str(error).split())}', file=sys.stderr)
+    sys.exit(2)
