@@ -18,7 +18,7 @@ from m3i_jax import config as schema
 from m3i_jax import step as steps
 from m3i_jax.errors import UserError
 from m3i_jax.optim import Optimizer
-from m3i_jax.weights import directory, foreign, verify
+from m3i_jax.weights import adapt, directory, foreign, verify
 from tests import small
 from tests.weights.official import golden
 
@@ -181,6 +181,38 @@ def test_other_sizes(runs, tmp_path):
   np.testing.assert_array_equal(table[0, 1:], positions.grid_sincos(8, 32))
   with pytest.raises(UserError, match='--image_size=60 is no multiple of 8'):
     directory.write(fixed, 'timm_vit', tmp_path / 'odd', 60)
+
+
+CONVNETS = {
+  'timm_convnext': dict(
+    name='convnext', depths=(1, 1, 2, 1), dims=(8, 8, 16, 16), fused=16
+  ),
+  'internimage': dict(
+    name='internimage', channels=16, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8),
+    fused=32, num_classes=0,
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('family', sorted(CONVNETS))
+def test_convnets_of_a_run(tmp_path, family):
+  """They have no classifier, and layers that fuse their last two maps."""
+  model = CONVNETS[family]
+  net = adapt.module(model, {})
+  image = np.zeros((1, 64, 64, 3), np.float32)
+  shapes = jax.eval_shape(net.init, jax.random.key(0), image)['params']
+  draw = np.random.default_rng(0).standard_normal
+  params = jax.tree.map(lambda x: draw(x.shape, np.float32), shapes)
+  source = directory.Source(model, params, net, 64)
+  written = directory.write(source, family, tmp_path / 'out')
+  state = weights.import_state(family, foreign.read(tmp_path / 'out').arrays)
+  if family == 'timm_convnext':
+    assert 'no place there' in written.notes[0]
+    del params['fuse']
+    assert (state.pop('norm')['scale'] == 1).all()
+  else:
+    assert 'use_clip_projector' in written.notes[0]
+  equal(state, params)
 
 
 @pytest.mark.parametrize(

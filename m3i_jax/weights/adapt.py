@@ -71,13 +71,20 @@ def adapt(
   if name == 'text':
     return net, params, _text(family, net, params)
   notes = []
-  if params.pop('fuse', None) and family == 'timm_convnext':
+  if family == 'timm_convnext' and params.pop('fuse', None):
     notes.append('the layers that fuse the last two maps have no place there')
   if family == 'timm_convnext' and 'norm' not in params:
     params['norm'] = _norm(net.dims[-1])
     notes.append(
       'the head has a norm there: forward_features() is exact, forward() norms '
       'the mean of its map'
+    )
+  if family == 'internimage' and 'fuse' in params and (
+    not net.use_clip_projector
+  ):
+    notes.append(
+      'dcnv3_head_x4 and _x3, which fuse the last two maps, are read there '
+      'only by networks with use_clip_projector'
     )
   return net, params, notes
 

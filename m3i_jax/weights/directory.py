@@ -251,12 +251,16 @@ def refuse(out: Path, overwrite: bool) -> None:
 LOAD = {
   'timm_vit': "timm.create_model('local-dir:DIR', pretrained=True)",
   'timm_convnext': "timm.create_model('local-dir:DIR', pretrained=True)",
-  'mae': "model.load_state_dict(torch.load('model.pth')['model'], False)",
+  'mae': (
+    "model.load_state_dict(torch.load('model.pth')['model'], strict=False)"
+  ),
   'detectron2': (
     'cfg.train.init_checkpoint = "model.pth?matching_heuristics=True"'
   ),
   'mmseg': "init_cfg=dict(type='Pretrained', checkpoint='model.pth')",
-  'internimage': "model.load_state_dict(torch.load('model.pth')['model'])",
+  'internimage': (
+    "model.load_state_dict(torch.load('model.pth')['model'], strict=False)"
+  ),
 }
 
 
