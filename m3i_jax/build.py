@@ -15,36 +15,50 @@ from m3i_jax.decoders import DECODERS, AttentionPool, DenseDecoder
 from m3i_jax.errors import UserError
 from m3i_jax.evals import EVALUATORS
 from m3i_jax.inputs import Input
-from m3i_jax.models import layers, transformer
+from m3i_jax.models import dcnv3, layers, transformer
 from m3i_jax.optim import Optimizer
 from m3i_jax.specs import choose, make
 
-_SIZES = ('width', 'depth', 'heads', 'hidden', 'patch')
+# The words that a backbone's fields may be.
+_WORDS = {
+  'remat': tuple(transformer.REMAT),
+  'positions': ('sincos', 'learned'),
+  'activation': tuple(layers.ACTIVATIONS),
+  'pooling': ('', 'cls', 'mean', 'map'),
+  'impl': ('auto', *dcnv3.IMPLS),
+}
 
 
 def encoder(config: ConfigDict):
   """f_theta."""
-  fields = {k: v for k, v in config.model.items() if v or k not in _SIZES}
-  name, variant = fields.pop('name'), fields.pop('variant')
+  return backbone(config.model, config.image_size)
+
+
+def backbone(model: Mapping[str, Any], image_size: int):
+  """The network that config.model describes, for images of this side.
+
+  Raises:
+    UserError: a name, a field or a size that does not exist or fit.
+  """
+  fields = dict(model)
+  name, variant = fields.pop('name'), fields.pop('variant', '')
   fields['dtype'] = _dtype(fields['dtype'])
-  specs.one_of(fields['remat'], tuple(transformer.REMAT), 'config.model.remat')
-  specs.one_of(
-    fields['positions'], ('sincos', 'learned'), 'config.model.positions'
-  )
-  missing = [size for size in _SIZES if not variant and size not in fields]
-  if missing:
+  for field, choices in _WORDS.items():
+    if field in fields:
+      specs.one_of(fields[field], choices, f'config.model.{field}')
+  fields = models.settled(name, variant, fields)
+  made = specs.make(models.BACKBONES[name], fields, 'config.model')
+  if image_size % made.stride:
+    what, other = 'stride', ''
+    if 'patch' in fields:
+      what, other = 'patch side', ' or config.model.patch'
     raise UserError(
-      f'config.model.{missing[0]} is missing: give it, or config.model.variant'
+      f'config.image_size={image_size} is no multiple of the {what} '
+      f'{made.stride}: choose another size{other}'
     )
-  specs.bounded(fields, 'config.model')
-  backbone = models.backbone(name, variant, **fields)
-  if config.image_size % backbone.patch:
-    raise UserError(
-      f'config.image_size={config.image_size} is no multiple of the patch '
-      f'side {backbone.patch}: choose another size or config.model.patch'
-    )
-  specs.divides(backbone.heads, backbone.width, 'config.model.heads')
-  return backbone
+  if hasattr(made, 'heads'):
+    specs.divides(made.heads, made.width, 'config.model.heads')
+  return made
 
 
 def teacher(model: Mapping[str, Any] | None, config: ConfigDict):
@@ -57,17 +71,13 @@ def teacher(model: Mapping[str, Any] | None, config: ConfigDict):
   """
   if not model:
     return None
-  like = config.copy_and_resolve_references()
   try:
-    like.model.update(
-      dict(model) | dict(drop_path=0.0, dtype=config.model.dtype)
+    frozen = backbone(
+      dict(model) | dict(drop_path=0.0, dtype=config.model.dtype),
+      config.image_size,
     )
-  except (KeyError, AttributeError, TypeError) as error:
-    raise UserError(
-      f'config.teacher is of another version of config.model ({error}): write '
-      'its weights again'
-    ) from error
-  frozen = encoder(like)
+  except UserError as error:
+    raise UserError(f'config.teacher: {error}') from error
   patch = encoder(config).patch
   if frozen.patch != patch:
     raise UserError(
@@ -101,6 +111,13 @@ def build(
   input_ = make(Input, config.input, 'config.input')
   specs.one_of(input_.view, tuple(config.views), 'config.input.view')
   input_.owned((config.image_size // theta.patch) ** 2)
+  if theta.whole and input_.mask and input_.images == 1 and (
+    input_.hidden == 'drop'
+  ):
+    raise UserError(
+      f'config.model.name={config.model.name!r} needs the whole grid of cells: '
+      "set config.input.hidden='fill'"
+    )
   specs_ = {
     name: dict(specs.normal(spec, f'config.decoders.{name}'))
     for name, spec in config.decoders.items()

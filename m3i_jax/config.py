@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from m3i_jax import specs
+from m3i_jax import models, specs
 from m3i_jax.augment import Colour
 from m3i_jax.data.pipeline import Crop
 from m3i_jax.errors import UserError
@@ -61,23 +61,7 @@ def default() -> ConfigDict:
       image_size=224,
       views=dict(a=dict(view), b=dict(view)),
       input=dataclasses.asdict(Input()),
-      model=dict(
-        name='vit',
-        variant='B',
-        width=0,  # 0: the variant's
-        depth=0,
-        heads=0,
-        hidden=0,
-        patch=0,
-        class_token=True,
-        positions='sincos',
-        final_norm=False,
-        drop_path=0.0,
-        uniform=False,
-        unroll=1,
-        remat='none',
-        dtype='bfloat16',
-      ),
+      model=backbone('vit', 'B'),
       teacher='',  # weights of the 'frozen' target encoder: a file, or a run
       init_from='',  # weights to start from: files or runs, with commas between
       decoders={},
@@ -94,6 +78,17 @@ def default() -> ConfigDict:
   for free in ('targets', 'decoders', 'evals', 'balance'):
     config[free].unlock()
   return config
+
+
+def backbone(name: str, variant: str = '', **fields: Any) -> dict[str, Any]:
+  """config.model of a backbone: all its fields, those given changed.
+
+  What a variant says holds for every field that is at its default here.
+  """
+  headless = dict(num_classes=0, dtype='bfloat16')
+  return dict(
+    dict(name=name, variant=variant) | models.default(name) | headless, **fields
+  )
 
 
 def variant(config: ConfigDict, arg: str, **variants) -> ConfigDict:
@@ -115,7 +110,6 @@ def variant(config: ConfigDict, arg: str, **variants) -> ConfigDict:
 
 def debug(config: ConfigDict) -> None:
   """Five steps of a tiny model on drawn shapes: anywhere, in a minute."""
-  patch = 8
   config.data.update(
     source='synthetic:64',
     split='train',
@@ -130,12 +124,14 @@ def debug(config: ConfigDict) -> None:
   config.update(
     batch_size=16, total_steps=5, log_every=1, eval_every=0, image_size=32
   )
-  shrink(
+  model = config.model
+  small = models.settled(model.name, model.variant, models.TINY[model.name])
+  model.update(small, variant='', dtype='float32')
+  _shrink_parts(
     config,
-    dict(width=32, depth=2, heads=2, hidden=64),
+    models.TINY['vit'],
     dict(width=32, depth=1, heads=2, hidden=64),
   )
-  config.model.update(patch=patch, dtype='float32')
   config.panel.split = 'test'
   config.evals = ConfigDict(
     dict(knn=dict(kind='knn', train='train', test='test', label='label', k=5))
@@ -151,6 +147,10 @@ def shrink(config: ConfigDict, model: dict, decoder: dict) -> None:
     decoder: the same of the dense and the caption decoder, at most.
   """
   config.model.update(model, variant='')
+  _shrink_parts(config, model, decoder)
+
+
+def _shrink_parts(config: ConfigDict, model: dict, decoder: dict) -> None:
   vector = dict(model, out=model['width'], cosine=model['width'] // 2)
   vector |= dict(count=64, last=model['depth'], variant='')
   inner = dict(decoder, projector=1, depth_uni=1, depth_multi=1)

@@ -65,7 +65,9 @@ class Objective(nn.Module):
     Beside them under 'shared' {view: features} of the views that f_theta itself
     encodes as targets.
     """
-    z_x = self.encoder(sample.mixed.image, sample.mixed.cells, train=train)
+    z_x = features_of(
+      self.encoder(sample.mixed.image, sample.mixed.cells, train=train)
+    )
     if shared := sample.y.get('shared'):
       z_x['shared'] = self._encode_views(
         self.encoder, shared, train=train, last=self._last('shared')
@@ -274,7 +276,7 @@ class Objective(nn.Module):
     """{view: features} of whole views, in one pass."""
     # The views of a picture side by side: no picture leaves its shard.
     both = jnp.stack(list(images.values()), axis=1)
-    features = encoder(both.reshape(-1, *both.shape[2:]), **how)
+    features = features_of(encoder(both.reshape(-1, *both.shape[2:]), **how))
     features = jax.tree.map(
       lambda x: x.reshape(*both.shape[:2], *x.shape[1:]), features
     )
@@ -325,6 +327,11 @@ class Objective(nn.Module):
     x, y = jax.tree.map(swap, (x, y))
     queries = _queries(self.input, target, sample.mixed, component)
     return own, Frame.between(round(count**0.5), x, y, cells, queries)
+
+
+def features_of(outputs: dict) -> dict:
+  """z_x of all that an encoder gives: not its pyramid, nor its classifier."""
+  return {k: v for k, v in outputs.items() if k in ('tokens', 'cls')}
 
 
 def _queries(

@@ -42,6 +42,9 @@ DEAD = (
   'decoders_pool/k/bias', 'decoders_pool/norm_k/bias', 'encoder/norm/bias',
   'decoders_project/layers/fc2/bias',
 )  # fmt: skip
+# Nor what offsets and modulations are made of, as long as their last maps are
+# 0, as they are at the start.
+DEAD_AT_FIRST = '/dcn/dw_'
 STEPS = 80
 
 
@@ -141,7 +144,9 @@ def test_config(name):
   np.testing.assert_allclose(
     run.losses[:3], [float(x) for x in losses.split()], rtol=1e-3
   )
-  dead = {k for k, v in run.gradient.items() if v < 1e-7}
+  dead = {
+    k for k, v in run.gradient.items() if v < 1e-7 and DEAD_AT_FIRST not in k
+  }
   assert dead <= set(DEAD), 'no gradient reaches a leaf'
   assert np.mean(run.losses[-8:]) < np.mean(run.losses[:8]), run.losses
   assert all(np.isfinite(v) for v in run.measured.values())

@@ -18,7 +18,9 @@ from m3i_jax.step import init_state, make_train_step
 from tests import small
 
 KEY = jax.random.key(3)
-TEACHER = dict(variant='', width=48, depth=1, heads=4, hidden=40)
+TEACHER = dict(
+  name='vit', variant='', width=48, depth=1, heads=4, hidden=40, patch=8
+)
 DENSE = dict(kind='dense', width=24, depth=1, heads=2, hidden=40)
 TARGETS = dict(
   # One encoder for both views, which learns from both sides.

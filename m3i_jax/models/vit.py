@@ -15,14 +15,17 @@ from m3i_jax import positions, views
 from m3i_jax.errors import UserError
 from m3i_jax.models import layers, pooling, transformer
 
-# width, depth, heads, hidden width of the MLP, patch side
+SIZES = ('width', 'depth', 'heads', 'hidden', 'patch')
 VARIANTS = {
-  'Ti': (192, 12, 3, 768, 16),
-  'S': (384, 12, 6, 1536, 16),
-  'B': (768, 12, 12, 3072, 16),
-  'L': (1024, 24, 16, 4096, 16),
-  'H': (1280, 32, 16, 5120, 14),
-  'g': (1408, 40, 16, 6144, 14),
+  name: dict(zip(SIZES, sizes, strict=True))
+  for name, sizes in {
+    'Ti': (192, 12, 3, 768, 16),
+    'S': (384, 12, 6, 1536, 16),
+    'B': (768, 12, 12, 3072, 16),
+    'L': (1024, 24, 16, 4096, 16),
+    'H': (1280, 32, 16, 5120, 14),
+    'g': (1408, 40, 16, 6144, 14),
+  }.items()
 }
 
 

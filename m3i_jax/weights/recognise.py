@@ -44,8 +44,8 @@ MARKS = (
   ('timm_vit', r'blocks\.0\.attn\.qkv\.'),
 )
 # Heads of the sizes that are not 64 wide each, by (width, depth).
-HEADS = {(w, d): heads for w, d, heads, _, _ in vit.VARIANTS.values()} | {
-  (1152, 27): 16,  # SigLIP so400m
+HEADS = {(1152, 27): 16} | {  # SigLIP so400m
+  (x['width'], x['depth']): x['heads'] for x in vit.VARIANTS.values()
 }
 
 

@@ -125,9 +125,7 @@ def test_timm_itself_if_it_is_here():
     nchw = torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
     expected = model.forward_features(nchw).numpy()
   weights = {k: v.numpy() for k, v in model.state_dict().items()}
-  fields = dict(zip(('width', 'depth', 'heads', 'hidden', 'patch'),
-                    vit.VARIANTS['Ti'], strict=True))  # fmt: skip
-  fields |= {'positions': 'learned', 'final_norm': True}
+  fields = vit.VARIANTS['Ti'] | {'positions': 'learned', 'final_norm': True}
   found = sequence(run(fields, from_timm(weights), image))
   np.testing.assert_allclose(found, expected, atol=5e-5, rtol=0)
 

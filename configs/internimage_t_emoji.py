@@ -1,0 +1,23 @@
+"""M3I with InternImage-T on the bundled pictures: a ConvNet on a laptop.
+
+As configs/emoji.py, but for the encoder: 64 x 64 pictures, 4 x 4 patches of 16
+pixels, each a token of the fused map.
+"""
+
+from configs import emoji
+from m3i_jax import config
+
+
+def get_config(arg: str = ''):
+  c = emoji.get_config()
+  c.image_size = 64
+  c.total_steps = 600
+  c.eval_every = 200
+  c.checkpoint_every = 100
+  c.model = config.backbone(
+    'internimage', 'T', fused=256, drop_path=0.1, dtype='mixed'
+  )
+  c.input.hidden = 'fill'
+  c.decoders.pool.heads = 8
+  c.optimizer.learning_rate = 1e-3
+  return config.variant(c, arg)
