@@ -20,6 +20,9 @@ from m3i_jax.errors import UserError
 
 Model = dict[str, Any]
 
+# Parameters that no module reads, kept for the way back to where they are from.
+KEPT = ('mask_token', 'pooler/', 'cls_position')
+
 
 def save(path: str | os.PathLike, encoder: Mapping, model: Mapping) -> None:
   """Writes an encoder's parameters, atomically.
@@ -87,16 +90,21 @@ def load(path: str | os.PathLike, like: Mapping) -> dict:
   Raises:
     UserError: the file has not these parameters.
   """
-  flat = _flat(read(path))
-  found = {name: x.shape for name, x in flat.items()}
   wanted = {name: x.shape for name, x in _flat(like).items()}
+  flat = {
+    name: x
+    for name, x in _flat(read(path)).items()
+    if name in wanted or not name.startswith(KEPT)
+  }
+  found = {name: x.shape for name, x in flat.items()}
   differ = [n for n in sorted(found | wanted) if found.get(n) != wanted.get(n)]
   if differ:
     raise UserError(
       f'{path} does not fit its model: {differ[0]} is '
       f'{found.get(differ[0], "absent")} there, and '
       f'{wanted.get(differ[0], "absent")} is wanted ({len(differ)} differ); '
-      'pictures of another size have other learned positions'
+      'pictures of another size have other learned positions, see '
+      'import_weights --image_size'
     )
   return traverse_util.unflatten_dict(flat, sep='/')
 

@@ -64,6 +64,19 @@ def test_what_is_no_weights_file_is_refused(saved, tmp_path):
     weights.load(path, _renamed(params))
 
 
+def test_what_only_another_project_reads_is_no_part_of_a_network(
+  saved, tmp_path
+):
+  path, params = saved
+  more = tmp_path / 'more.safetensors'
+  kept = {'mask_token': np.ones((1, 1, 24)), 'pooler': {'bias': np.ones(24)}}
+  weights.save(more, params | kept, weights.describe(path))
+  jax.tree.map(
+    np.testing.assert_array_equal, weights.load(more, params), params
+  )
+  assert 'mask_token' in weights.read(more)
+
+
 def _renamed(params):
   """`params` with one leaf under another name."""
   proj = dict(params['patch_embed']['proj'])
