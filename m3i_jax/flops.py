@@ -7,6 +7,7 @@ beside what the compiler reports.
 """
 
 from m3i_jax import decoders, distributions, regularizers
+from m3i_jax.models.internimage import InternImage
 from m3i_jax.models.layers import Projection
 from m3i_jax.objective import Objective
 from m3i_jax.target import Target
@@ -24,7 +25,7 @@ def layers(tokens: int, depth: int, width: int, hidden: int) -> int:
 def analytic(
   objective: Objective, image_size: int, batch_size: int, text_length: int = 0
 ) -> Parts:
-  """Operations of one train step by part, for a ViT and a whole batch.
+  """Operations of one train step by part, for a whole batch.
 
   Args:
     image_size: S.
@@ -73,15 +74,55 @@ def _add(parts: Parts, name: str, count: int) -> None:
 
 def _encode(theta, tokens: int) -> int:
   """One forward pass of an encoder."""
-  embed = 2 * tokens * theta.patch**2 * 3 * theta.width
-  tokens += theta.class_token
+  if theta.whole:
+    return convnet(theta, round(tokens**0.5) * theta.patch)
+  tokens, embed = tokens + theta.class_token, _embed(theta, tokens)
   return embed + layers(tokens, theta.depth, theta.width, theta.hidden)
 
 
 def _trained(theta, tokens: int) -> int:
   """And back: pixels need no gradient, so the embedding's is one product."""
-  embed = 2 * tokens * theta.patch**2 * 3 * theta.width
-  return 3 * _encode(theta, tokens) - embed
+  return 3 * _encode(theta, tokens) - _embed(theta, tokens)
+
+
+def _embed(theta, tokens: int) -> int:
+  """What is done to the pixels themselves."""
+  if not theta.whole:
+    return 2 * tokens * theta.patch**2 * 3 * theta.width
+  side = round(tokens**0.5) * theta.patch
+  if isinstance(theta, InternImage):
+    return 2 * (side // 2) ** 2 * 27 * theta.channels // 2
+  return 2 * (side // 4) ** 2 * 48 * theta.dims[0]
+
+
+def convnet(theta, side: int) -> int:
+  """One forward pass of a ConvNet, its classifier left out.
+
+  Sums over the kernel of a depthwise convolution, and of the 4 corners of each
+  sample of a deformable one, count like products.
+  """
+  deformable = isinstance(theta, InternImage)
+  width = theta.channels if deformable else theta.dims[0]
+  # The stem: of InternImage two convolutions, the first half as wide.
+  count = (side // 2) ** 2 * 27 * width // 2 if deformable else 0
+  count += (side // 4) ** 2 * width * (9 * width // 2 if deformable else 48)
+  for n, depth in enumerate(theta.depths):
+    cells, width = (side >> n + 2) ** 2, width << (n > 0)
+    one = 8 * width**2  # the MLP
+    if deformable:
+      kernel, points = theta.dw_kernel_size or 3, 9 - theta.remove_center
+      told = theta.groups[n] * (3 * points + theta.center_feature_scale)
+      one += (2 * width + told + kernel**2 + 4 * points) * width
+    else:
+      one += 49 * width
+    count += cells * depth * one
+    if n:
+      count += cells * (9 if deformable else 4) * width**2 // 2
+  if theta.patch == 16:
+    count += cells * width * theta.width * 4 + 4 * cells * width // 2 * (
+      theta.width
+    )
+  return 2 * count
 
 
 def _targets(objective: Objective, cells: int) -> Parts:

@@ -24,15 +24,15 @@ INIT = nn.initializers.truncated_normal(0.02)
 FUSED, POOLED, POOL_HEADS = 1024, 768, 16  # of the head of H and G
 
 
-def _plain(channels, depths, groups, **more):
-  return dict(channels=channels, depths=depths,
-              groups=tuple(groups * 2**n for n in range(4)), **more)  # fmt: skip
+def _plain(channels, depths, first, **more):
+  groups = tuple(first * 2**n for n in range(4))
+  return dict(channels=channels, depths=depths, groups=groups, **more)
 
 
-def _large(channels, depths, groups, ids, **more):
+def _large(channels, depths, first, ids, **more):
   more |= dict(dw_kernel_size=5, level2_post_norm=True, use_clip_projector=True)
   more |= dict(level2_post_norm_block_ids=ids, center_feature_scale=True)
-  return _plain(channels, depths, groups, **more)
+  return _plain(channels, depths, first, **more)
 
 
 _SCALED = dict(post_norm=True, layer_scale=1e-5)
