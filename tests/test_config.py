@@ -6,7 +6,7 @@ import pytest
 
 from m3i_jax import build, config, models
 from m3i_jax.errors import UserError
-from m3i_jax.step import init_state, zero_batch
+from m3i_jax.step import init_state, make_train_step, zero_batch
 from tests import small
 
 FILE = pathlib.Path(__file__).parents[1] / 'configs/vitb.py'
@@ -278,6 +278,80 @@ def test_vitb_has_the_known_numbers_of_parameters():
   assert count(projections) == 2_362_368
   assert count(pool) == 2_362_368 + 3 * 2 * width
   assert count(params['targets_category']) == 1000 * 769 + 2 * width
+
+
+def convnet(name='convnext', **fields):
+  """A tiny ConvNet in a small M3I; fields change config.model."""
+  c = small.small_config(small.M3I)
+  c.image_size = 64
+  tiny = models.TINY[name] | fields
+  c.model = config.backbone(name, dtype='float32', **tiny)
+  return c
+
+
+@pytest.mark.parametrize('name', ['convnext', 'internimage'])
+def test_a_convnet_is_a_backbone_like_any(name):
+  """M3I's step on one, hidden cells asked of the other picture's."""
+  c = convnet(name)
+  objective = small.small_objective(c)
+  theta = objective.encoder
+  assert (theta.width, theta.patch, theta.stride, theta.whole) == (
+    32, 16, 32, True
+  )  # fmt: skip
+  optimizer = build.optimizer(c).build(10)
+  batch = zero_batch(8, 64, objective.view_letters, 6)
+  state = jax.eval_shape(lambda: init_state(objective, optimizer, 0, batch))
+  step = make_train_step(objective, optimizer, lambda _: 0.99, seed=0)
+  assert jax.eval_shape(step, state, batch)[1]['loss'].shape == ()
+
+
+def test_a_convnet_needs_all_cells():
+  c = convnet()
+  del c.targets['inter']
+  c.input.update(images=1, mask=0.5, hidden='drop')
+  for row in c.targets.values():
+    row.components = (0,)
+  with pytest.raises(UserError, match="config.input.hidden='fill'"):
+    small.small_objective(c)
+  c.input.hidden = 'fill'
+  small.small_objective(c)
+
+
+@pytest.mark.parametrize(
+  'name, field, value, words',
+  [
+    ('convnext', 'dpeths', (1, 1, 1, 1), "did you mean 'depths'"),
+    ('internimage', 'impl', 'onehott', 'choose from auto, corners'),
+    ('internimage', 'variant', 'XXL', "choose from ['T'"),
+    ('internimage', 'impl', '', 'choose from auto'),
+  ],
+)
+def test_a_field_of_a_convnet_is_checked(name, field, value, words):
+  c = convnet(name)
+  with c.unlocked():
+    c.model[field] = value
+  with pytest.raises(UserError) as told_:
+    build.encoder(c)
+  assert words in str(told_.value)
+
+
+def test_an_image_fits_the_last_stride():
+  c = convnet()
+  c.image_size = 48
+  with pytest.raises(UserError, match='no multiple of the stride 32'):
+    build.encoder(c)
+
+
+def test_a_variant_is_what_is_left_at_its_default():
+  vit = build.backbone(config.backbone('vit', 'L', depth=3), 224)
+  assert (vit.width, vit.depth, vit.patch) == (1024, 3, 16)
+  large = build.backbone(config.backbone('internimage', 'L'), 64)
+  assert (large.channels, large.offset_scale, large.post_norm) == (
+    160, 2.0, True
+  )  # fmt: skip
+  other = config.backbone('internimage', 'L', offset_scale=1.5)
+  assert build.backbone(other, 64).offset_scale == 1.5
+  assert large.num_classes == 0
 
 
 def test_variants_are_the_published_sizes():

@@ -9,6 +9,7 @@ from jax.interpreters import partial_eval
 from m3i_jax import config, flops, step
 from m3i_jax.bench import random_batch
 from m3i_jax.gradient import Teachers, loss_and_gradient
+from m3i_jax.models import backbone
 from tests import small, test_configs
 
 
@@ -75,7 +76,41 @@ def products(jaxpr) -> int:
   return total
 
 
-@pytest.mark.parametrize('name', test_configs.CASES)
+def test_convnets_are_the_published_counts():
+  """GMACs of InternImage's and ConvNeXt's papers, rounded there."""
+  published = {
+    ('internimage', 224): dict(T=5, S=8, B=16),
+    ('internimage', 384): dict(L=108, XL=163),
+    ('internimage', 640): dict(H=1478),
+    ('internimage', 512): dict(G=2700),
+    ('convnext', 224): dict(T=4.5, S=8.7, B=15.4, L=34.4),
+  }
+  for (name, side), variants in published.items():
+    for variant, macs in variants.items():
+      model = backbone(name, variant)
+      counted = flops.convnet(model, side) / 2e9
+      rounding = 0.06 if isinstance(macs, float) else max(0.5, 0.01 * macs)
+      assert counted == pytest.approx(macs, abs=rounding), (name, variant)
+
+
+def test_the_fused_map_and_the_way_back_by_hand():
+  model = backbone('internimage', 'T', num_classes=0, fused=256)
+  plain = backbone('internimage', 'T', num_classes=0)
+  fused = flops.convnet(model, 64) - flops.convnet(plain, 64)
+  assert fused == 2 * (4 * 512 * 4 * 256 + 16 * 256 * 256)
+  stem = 2 * 32 * 32 * 27 * 32  # pixels need no gradient
+  whole = flops.convnet(model, 64)
+  assert flops._trained(model, 16) == 3 * whole - stem
+
+
+def vits():
+  return [
+    name for name, case in test_configs.CASES.items()
+    if test_configs.get(*case).model.name == 'vit'
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize('name', vits())
 def test_every_method_is_the_programs_products(name):
   """Less what is computed twice to save memory, and cells picked by products.
 
