@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from configs.table1 import dense_distillation
+from configs.table1 import dense_distillation, mim_feature
 from m3i_jax import build, checkpoint, config, step, train, weights
 from m3i_jax.errors import UserError
 
@@ -84,9 +84,14 @@ def _renamed(params):
   return params | {'patch_embed': {'proj': proj}}
 
 
-def test_a_frozen_teacher_stays_what_the_file_holds(saved, tmp_path):
+@pytest.mark.parametrize(
+  'method, variant', [(dense_distillation, 'frozen'), (mim_feature, 'milan')]
+)
+def test_a_frozen_teacher_stays_what_the_file_holds(
+  saved, tmp_path, method, variant
+):
   path, params = saved
-  c = dense_distillation.get_config('frozen')
+  c = method.get_config(variant)
   config.debug(c)
   c.evals = {}
   c.teacher = str(path)
