@@ -11,16 +11,24 @@ fraction of a place; so at a whole place (all of them, when training begins)
 the derivative to the offset is the one to the right, as in the reference.
 """
 
-import functools
-
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from m3i_jax.models.sampling import (
+  Samples,
+  beside,
+  cells,
+  corner_rows,
+  padded,
+  rows,
+  take,
+)
+
 Array = jax.Array
 EXACT = jax.lax.Precision.HIGHEST
-TPU_DENSE, CPU_DENSE = 24 * 24, 14 * 14  # cells; larger maps make no matrix
+TPU_DENSE = 24 * 24  # cells; larger maps make no matrix
+CPU_BLOCK = 2**14  # cells times groups whose gradient stays in the cache
 
 
 def dcnv3(
@@ -62,7 +70,8 @@ def dcnv3(
       f'{(*want, 2)} and modulation {want}, not {offset.shape} and '
       f'{modulation.shape}'
     )
-  if dilation * (kernel_size - 1) % 2 or (remove_center and not points % 2 == 0):
+  centred = dilation * (kernel_size - 1) % 2 == 0
+  if not centred or (remove_center and kernel_size % 2 == 0):
     raise ValueError(
       f'dcnv3: kernel_size={kernel_size}, dilation={dilation}, remove_center='
       f'{remove_center} have no middle: choose an odd kernel_size'
@@ -91,73 +100,6 @@ def grid(kernel_size: int, dilation: int, remove_center: bool) -> np.ndarray:
   places = np.stack(np.meshgrid(steps, steps, indexing='ij'), -1)
   places = places.reshape(-1, 2)
   return np.delete(places, len(places) // 2, 0) if remove_center else places
-
-
-@flax.struct.dataclass
-class Samples:
-  """Where the map is read, relative to the cell that asks: [P, N, H, W, G].
-
-  Points come first, so that loops run over neighbours.
-
-  Attributes:
-    y, x: int32, the upper left of the four cells around the place.
-    fy, fx: float32 in 0..1, how far below and right of it the place is.
-    m: float32, the modulation.
-  """
-
-  y: Array
-  x: Array
-  fy: Array
-  fx: Array
-  m: Array
-
-  @classmethod
-  def at(cls, places: Array, modulation: Array, height: int, width: int):
-    """Of places [N, H, W, G, P, 2] relative to each cell, (x, y)."""
-    floor = jax.lax.stop_gradient(jnp.floor(places))
-    fraction = places - floor
-    # Beyond this all is outside, however far; within, integers are safe.
-    far = np.float32([width + 2, height + 2])
-    whole = jnp.clip(floor, -far, far).astype(jnp.int32)
-    x, y = jnp.moveaxis(whole, (-1, -2), (0, 1))
-    fx, fy = jnp.moveaxis(fraction, (-1, -2), (0, 1))
-    return cls(y, x, fy, fx, jnp.moveaxis(modulation.astype(jnp.float32), -1, 0))
-
-  def weights(self) -> Array:
-    """Bilinear times m, of the corners 00, 01, 10, 11: [4, P, N, H, W, G]."""
-    y, x = (1 - self.fy, self.fy), (1 - self.fx, self.fx)
-    return jnp.stack([self.m * a * b for a in y for b in x])
-
-
-def padded(value: Array) -> Array:
-  """Two rows and columns of zeros before the map, and two after it."""
-  return jnp.pad(value, ((0, 0), (2, 2), (2, 2), (0, 0), (0, 0)))
-
-
-def rows(samples: Samples, shape: tuple[int, ...]) -> Array:
-  """Of each upper left corner, its row in `padded(value)` as [rows, C]."""
-  n, height, width, groups, _ = shape
-  own = np.ogrid[:n, :height, :width, :groups]
-  y = jnp.clip(samples.y + own[1], -2, height) + 2
-  x = jnp.clip(samples.x + own[2], -2, width) + 2
-  return ((own[0] * (height + 4) + y) * (width + 4) + x) * groups + own[3]
-
-
-def corner_rows(samples: Samples, shape: tuple[int, ...]) -> Array:
-  """Of all four corners: int32 [4, P, N, H, W, G]."""
-  step = np.array(beside(shape)).reshape(-1, 1, 1, 1, 1, 1)
-  return rows(samples, shape) + step
-
-
-def beside(shape: tuple[int, ...]) -> tuple[int, ...]:
-  """How many rows of `padded(value)` the corners are from the upper left."""
-  _, _, width, groups, _ = shape
-  return 0, groups, (width + 4) * groups, (width + 5) * groups
-
-
-def take(table: Array, index: Array) -> Array:
-  """table[index] of float32, without checks."""
-  return table.at[index].get(mode='promise_in_bounds').astype(jnp.float32)
 
 
 def packed(value: Array, samples: Samples) -> Array:
@@ -250,38 +192,68 @@ def _corners_forward(value, samples):
 def _corners_backward(saved, gradient):
   value, s = saved
   gradient = gradient.astype(jnp.float32)
-  a, b, c, d = dots(padded(value), corner_rows(s, value.shape), gradient)
-  gy, gx = (1 - s.fy, s.fy), (1 - s.fx, s.fx)
-  dm = gy[0] * (gx[0] * a + gx[1] * b) + gy[1] * (gx[0] * c + gx[1] * d)
-  dy = s.m * (gx[0] * (c - a) + gx[1] * (d - b))
-  dx = s.m * (gy[0] * (b - a) + gy[1] * (d - c))
+  if jax.default_backend() == 'cpu':
+    out = blockwise(value, s, gradient)
+  else:
+    out = slopes(value, s, gradient)
   none = np.zeros(s.y.shape, jax.dtypes.float0)
-  return to_value(s, gradient).astype(value.dtype), Samples(
-    none, none, dy, dx, dm
-  )
+  return out[0].astype(value.dtype), Samples(none, none, *out[1:])
 
 
 corners.defvjp(_corners_forward, _corners_backward)
 
 
+def blockwise(value: Array, s: Samples, gradient: Array) -> list[Array]:
+  """`slopes`, some groups of one image at a time."""
+  _, height, width, groups, _ = value.shape
+  some = most(CPU_BLOCK // (height * width), groups)
+
+  def split(x, n):
+    """N, the axis n, and parts of G, three further, become the first two."""
+    x = x.reshape(*x.shape[: n + 3], -1, some, *x.shape[n + 4 :])
+    return jnp.moveaxis(x, (n, n + 3), (0, 1))
+
+  def join(x, n):
+    x = jnp.moveaxis(x, (0, 1), (n, n + 3))
+    return x.reshape(*x.shape[: n + 3], groups, *x.shape[n + 5 :])
+
+  def part(value, s, gradient):
+    s = jax.tree.map(lambda x: x[:, None], s)
+    first, *rest = slopes(value[None], s, gradient[None])
+    return [first[0], *(x[:, 0] for x in rest)]
+
+  image = lambda parts: jax.lax.map(lambda x: part(*x), parts)
+  points = jax.tree.map(lambda x: split(x, 1), s)
+  out = jax.lax.map(image, (split(value, 0), points, split(gradient, 0)))
+  return [join(x, int(k > 0)) for k, x in enumerate(out)]
+
+
+def slopes(value: Array, s: Samples, gradient: Array) -> tuple[Array, ...]:
+  """Of <gradient, corners(value, s)>, to value, fy, fx and m."""
+  a, b, c, d = dots(padded(value), corner_rows(s, value.shape), gradient)
+  gy, gx = (1 - s.fy, s.fy), (1 - s.fx, s.fx)
+  dm = gy[0] * (gx[0] * a + gx[1] * b) + gy[1] * (gx[0] * c + gx[1] * d)
+  dy = s.m * (gx[0] * (c - a) + gx[1] * (d - b))
+  dx = s.m * (gy[0] * (b - a) + gy[1] * (d - c))
+  return scattered(s, gradient), dy, dx, dm
+
+
 def dots(value: Array, index: Array, gradient: Array) -> Array:
   """<gradient, v> at every corner: [4, P, N, H, W, G]."""
-  channels, shape = value.shape[-1], index.shape
+  channels = value.shape[-1]
   # Some channels at a time fuse into one loop over the corners; the scan keeps
   # what is before and after out of it.
   some = most(min(8, channels // 2), channels)
   lead = lambda x: jnp.moveaxis(x, -1, 0).reshape(-1, some, x.size // channels)
-  index = index.reshape(-1, shape[2] * shape[3] * shape[4] * shape[5])
+  flat = index.reshape(-1, gradient.size // channels)
 
   def add(total, parts):
-    table, slope = parts
     return total + sum(
-      slope[n] * take(table[n], index) for n in range(some)
+      g * take(v, flat) for v, g in zip(*parts, strict=True)
     ), None
 
   parts = lead(value), lead(gradient)
-  total, _ = jax.lax.scan(add, jnp.zeros(index.shape), parts)
-  return total.reshape(shape)
+  return jax.lax.scan(add, jnp.zeros(flat.shape), parts)[0].reshape(index.shape)
 
 
 def most(limit: int, whole: int) -> int:
@@ -289,81 +261,29 @@ def most(limit: int, whole: int) -> int:
   return max(n for n in range(1, max(1, limit) + 1) if whole % n == 0)
 
 
-def to_value(samples: Samples, gradient: Array) -> Array:
-  """What the corners give back to the cells they read: [N, H, W, G, C]."""
-  return jax.lax.platform_dependent(
-    samples, gradient, cpu=unscattered, default=scattered
-  )
-
-
-def unscattered(samples: Samples, gradient: Array) -> Array:
-  """Without the scatter, slow on a CPU, unless samples go far on a large map."""
-  if gradient.shape[1] * gradient.shape[2] <= CPU_DENSE:
-    return gathered(samples, gradient)
-  reach = round(len(samples.m) ** 0.5) // 2 + 1  # of less than a cell's offset
-
-  def near(reach):
-    held = lambda x: ((x >= -reach) & (x < reach)).all()
-    return held(samples.y) & held(samples.x)
-
-  ways = [
-    functools.partial(shifted, reach=reach),
-    functools.partial(shifted, reach=reach + 2),
-    scattered,
-  ]
-  way = jnp.where(near(reach), 0, jnp.where(near(reach + 2), 1, 2))
-  return jax.lax.switch(way, ways, samples, gradient)
-
-
-def gathered(samples: Samples, gradient: Array) -> Array:
-  """Every cell looks at all."""
-  n, height, width, groups, channels = gradient.shape
-  out = jnp.einsum(
-    'ngok,nogc->nkgc',
-    matrix(samples, height, width),
-    gradient.reshape(n, -1, groups, channels),
-    precision=EXACT,
-  )
-  return out.reshape(gradient.shape)
-
-
 def scattered(samples: Samples, gradient: Array) -> Array:
-  """Every corner adds to its cell."""
-  n, height, width, groups, channels = gradient.shape
-  table = jnp.zeros((n * (height + 4) * (width + 4) * groups, channels))
-  table = table.at[corner_rows(samples, gradient.shape)].add(
-    samples.weights()[..., None] * gradient, mode='promise_in_bounds'
+  """What the corners give back to the cells they read: [N, H, W, G, C].
+
+  Every place adds a window of four cells, point after point.
+  """
+  windows = jax.lax.ScatterDimensionNumbers(
+    update_window_dims=(4, 5, 6),
+    inserted_window_dims=(0, 3),
+    scatter_dims_to_operand_dims=(0, 1, 2, 3),
   )
-  table = table.reshape(n, height + 4, width + 4, groups, channels)
+
+  def add(table, point):
+    at = jnp.broadcast_arrays(*cells(point, gradient.shape))
+    at = jnp.stack(at, -1)
+    weights = jnp.moveaxis(point.weights(), 0, -1)
+    weights = weights.reshape(*weights.shape[:-1], 2, 2, 1)
+    return jax.lax.scatter_add(
+      table, at, weights * gradient[..., None, None, :], windows,
+      mode='promise_in_bounds',
+    ), None  # fmt: skip
+
+  table, _ = jax.lax.scan(add, padded(jnp.zeros_like(gradient)), samples)
   return table[:, 2:-2, 2:-2]
-
-
-def shifted(samples: Samples, gradient: Array, reach: int) -> Array:
-  """Every cell looks at those up to `reach` away, if no sample goes further."""
-  shifts = np.arange(-reach, reach + 1)
-  _, height, width, _, _ = gradient.shape
-  pad = lambda x: jnp.pad(
-    x, ((0, 0), (reach, reach), (reach, reach)) + ((0, 0),) * (x.ndim - 3)
-  )
-  gradient, samples = pad(gradient), jax.tree.map(jax.vmap(pad), samples)
-  wy = samples.m * tents(samples.y, samples.fy, shifts)
-  wx = tents(samples.x, samples.fx, shifts)
-
-  def read(wy):
-    """Of every cell, how much it reads in one row: [shifts, N, H, W, G]."""
-    return sum(wy[p] * wx[:, p] for p in range(len(wy)))
-
-  # A loop of its own, so that neither what it reads nor what it makes is
-  # computed again for every shift and channel.
-  weights = jax.lax.map(read, wy)
-  total = 0.0
-  for i, dy in enumerate(shifts):
-    for j, dx in enumerate(shifts):
-      cells = np.s_[
-        :, reach - dy : reach - dy + height, reach - dx : reach - dx + width
-      ]
-      total += weights[i, j][cells][..., None] * gradient[cells]
-  return total
 
 
 IMPLS = {
