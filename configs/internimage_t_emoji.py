@@ -11,13 +11,16 @@ from m3i_jax import config
 def get_config(arg: str = ''):
   c = emoji.get_config()
   c.image_size = 64
-  c.total_steps = 600
-  c.eval_every = 200
-  c.checkpoint_every = 100
+  c.batch_size = 32
+  c.total_steps = 300
+  c.log_every = 10
+  c.eval_every = 0
+  c.checkpoint_every = 50
   c.model = config.backbone(
     'internimage', 'T', fused=256, drop_path=0.1, dtype='mixed'
   )
   c.input.hidden = 'fill'
   c.decoders.pool.heads = 8
   c.optimizer.learning_rate = 1e-3
+  c.evals = {k: c.evals[k] for k in ('group_knn', 'subgroup_knn', 'zeroshot')}
   return config.variant(c, arg)
