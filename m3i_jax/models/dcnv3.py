@@ -14,7 +14,9 @@ the derivative to the offset is the one to the right, as in the reference.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, PartitionSpec
 
+from m3i_jax.models.layers import BATCH_AXES
 from m3i_jax.models.sampling import (
   Samples,
   beside,
@@ -78,12 +80,31 @@ def dcnv3(
     )
   if impl != 'auto' and impl not in IMPLS:
     raise ValueError(f'dcnv3: impl={impl!r}: auto, {", ".join(IMPLS)}')
-  places = grid(kernel_size, dilation, remove_center) + offset.astype(
-    jnp.float32
-  )
-  samples = Samples.at(offset_scale * places, modulation, height, width)
   impl = choice(height * width) if impl == 'auto' else impl
-  return IMPLS[impl](value, samples).astype(value.dtype)
+  start = grid(kernel_size, dilation, remove_center)
+
+  def sample(value, offset, modulation):
+    places = offset_scale * (start + offset.astype(jnp.float32))
+    samples = Samples.at(places, modulation, height, width)
+    return IMPLS[impl](value, samples).astype(value.dtype)
+
+  return on_own_images(sample, n)(value, offset, modulation)
+
+
+def on_own_images(function, images: int):
+  """The function as each device runs it on its part of the batch.
+
+  A gather from a table of all images would bring all of them to each device.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  sizes = [mesh.shape.get(axis, 0) for axis in BATCH_AXES]
+  free = all(kind == AxisType.Auto for kind in mesh.axis_types)
+  if not all(sizes) or images % np.prod(sizes) or not free:
+    return function
+  batch = PartitionSpec(BATCH_AXES)
+  return jax.shard_map(
+    function, in_specs=batch, out_specs=batch, check_vma=False
+  )
 
 
 def choice(cells: int) -> str:
