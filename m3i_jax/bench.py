@@ -2,10 +2,13 @@
 
   python -m m3i_jax.bench step --config=configs/emoji.py
   python -m m3i_jax.bench monitors --config=configs/emoji.py
+  python -m m3i_jax.bench dcnv3 --batch=4 --offset_std=0.5
 
 `step` times the jitted train step on a synthetic batch, without data or
 checkpoints. `monitors` times it with and without the measurements of how
-targets spread, in turns, and tells their share. The last line is JSON.
+targets spread, in turns, and tells their share. `dcnv3` times InternImage's
+operator, stage by stage, beside PyTorch where that is installed. The last line
+is JSON.
 """
 
 import json
@@ -17,10 +20,12 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from m3i_jax import build, config, flops, main, sharding, step
+from m3i_jax import bench_dcnv3, build, config, flops, main, sharding, step
 from m3i_jax.optim import momentum
 
 _STEPS = flags.DEFINE_integer('steps', 20, 'timed steps, after three more')
+_BATCH = flags.DEFINE_integer('batch', 4, 'pictures; of dcnv3 alone')
+_SPREAD = flags.DEFINE_float('offset_std', 0.5, 'cells; of dcnv3 alone')
 CLASSES, VOCABULARY = 1000, 8000  # of the synthetic batch
 
 
@@ -31,8 +36,13 @@ def parse(argv: list[str]) -> list[str]:
       f'say what to measure, {" or ".join(VERBS)}: '
       'python -m m3i_jax.bench step --config=FILE'
     )
-  rest = [arg for arg in argv if arg not in VERBS] + ['--workdir=']
-  return main.parse(rest)
+  rest = [arg for arg in argv if arg not in VERBS]
+  if 'dcnv3' not in argv:
+    return main.parse([*rest, '--workdir='])
+  try:
+    return flags.FLAGS(rest)
+  except flags.Error as error:
+    main.fail(error)
 
 
 def timed(compiled, *args) -> float:
@@ -178,7 +188,17 @@ def show(result: dict, parts: dict[str, int]) -> None:
   print(json.dumps(result))
 
 
-VERBS = {'step': bench_step, 'monitors': bench_monitors}
+def bench_operator(c) -> None:
+  """Measures DCNv3, which no config changes."""
+  del c
+  bench_dcnv3.bench(_BATCH.value, _STEPS.value, _SPREAD.value)
+
+
+VERBS = {
+  'step': bench_step,
+  'monitors': bench_monitors,
+  'dcnv3': bench_operator,
+}
 
 
 def run(argv) -> None:
