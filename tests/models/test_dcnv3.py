@@ -138,8 +138,11 @@ VARIANTS = {
 }
 
 
-@every_impl
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant,impl', [
+  (variant, impl) for variant in VARIANTS for impl in IMPLS
+  # `scan` reads as `packed` does.
+  if impl != 'scan' or variant in ('far', 'zero, scale 2', 'one cell')
+])  # fmt: skip
 def test_is_the_loops(variant, impl):
   drawing, settings = VARIANTS[variant]
   settings = {'kernel_size': 3, **settings}
@@ -190,13 +193,12 @@ def test_bfloat16(impl):
     np.testing.assert_allclose(as32(x), y, **near)
 
 
-@every_impl
-def test_half_precision_places(impl):
+def test_half_precision_places():
   """An offset in bfloat16 is what it says; its gradient has its type."""
   value, offset, modulation, cotangent = drawn()
   offset = jnp.bfloat16(offset)
   inputs = value, offset, modulation, cotangent
-  got = with_gradients(*inputs, impl=impl, kernel_size=3)
+  got = with_gradients(*inputs, kernel_size=3)
   assert got[1][1].dtype == jnp.bfloat16
   want = by_loops(*map(np.float32, inputs), kernel_size=3)
   np.testing.assert_allclose(got[0], want[0], atol=1e-5)
