@@ -16,6 +16,7 @@ difference, 2 a mistake that the printed line explains.
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def _resized(params: dict, model: Mapping, size: int) -> list[tuple[str, str]]:
       f'--image_size={size}: this {model["name"]} has no learned positions, '
       'and takes pictures of any size'
     )
-  if size % model['patch']:
+  if size < 0 or size % model['patch']:
     raise UserError(
       f'--image_size={size} is no multiple of the patch side {model["patch"]}'
     )
@@ -174,6 +175,10 @@ def work(path: str, given: flags.FlagValues) -> int:
     raise UserError(
       f'--out={out}: name a .safetensors file in a directory that is there'
     )
+  if out.exists() and os.path.realpath(path) in (
+    os.path.realpath(out), os.path.realpath(out.parent)
+  ):  # fmt: skip
+    raise UserError(f'--out={out} would replace what is read: name another')
   told = fields(given.field) | ({'heads': given.heads} if given.heads else {})
   imported = convert(
     foreign.read(path, given.which, given.max_gib), family, told,

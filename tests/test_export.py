@@ -115,6 +115,9 @@ def test_the_directory_of_timm(runs, tmp_path):
     final_norm=False,
   )  # fmt: skip
   assert told['pretrained_cfg']['input_size'] == [3, 32, 32]
+  # Without these timm refuses another num_classes or in_chans.
+  assert told['pretrained_cfg']['classifier'] == 'head'
+  assert told['pretrained_cfg']['first_conv'] == 'patch_embed.proj'
   card = (out / 'README.md').read_text()
   assert "timm.create_model('local-dir:DIR', pretrained=True)" in card
   assert 'width=32' in card and '0.024 M' in card
@@ -274,6 +277,25 @@ def test_nothing_is_left_half_written(runs, tmp_path, monkeypatch, error):
     patched.setattr(directory, 'readme', fail)
     with pytest.raises((error, UserError)):
       directory.write(source, 'hf_vit', out, overwrite=True)
+  assert [x.name for x in tmp_path.iterdir()] == ['out']
+  assert imported(out, 'timm_vit').params
+
+
+def test_the_old_directory_stays_if_the_new_one_fails(
+  runs, tmp_path, monkeypatch
+):
+  source, out = directory.source(runs[True][0]), tmp_path / 'out'
+  directory.write(source, 'timm_vit', out)
+  move = os.replace
+
+  def fail(old, new):
+    if new == out and not str(old).endswith('.old'):
+      raise OSError(28, 'No space left on device')
+    move(old, new)
+
+  monkeypatch.setattr(directory.os, 'replace', fail)
+  with pytest.raises(UserError, match='No space left'):
+    directory.write(source, 'hf_vit', out, overwrite=True)
   assert [x.name for x in tmp_path.iterdir()] == ['out']
   assert imported(out, 'timm_vit').params
 

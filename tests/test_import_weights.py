@@ -206,3 +206,44 @@ def test_verify(family):
   verdict = verify.imported(found.family, found.model, net, found.params)
   assert verdict.differences and not verdict.note, verdict
   assert max(verdict.differences.values()) < 1e-5
+
+
+@pytest.mark.parametrize(
+  ('given', 'said'),
+  [
+    (dict(heads=-2), 'heads=-2: a whole number'),
+    (dict(heads='x'), "heads='x': a whole number"),
+    (dict(heads=4, eps=float('nan')), 'eps=nan: a positive number'),
+    (dict(heads=4, activation='swish'), 'one of gelu, gelu_tanh'),
+    (dict(heads=4, width=64), 'width=64 is given, and the shapes tell 32'),
+    (dict(name='convnext', heads=4), "the shapes tell 'vit'"),
+  ],
+)
+def test_fields_that_no_such_network_has(given, said):
+  with pytest.raises(UserError, match=said):
+    convert(timm(), given=given)
+
+
+@pytest.mark.parametrize(
+  'config',
+  [
+    dict(architecture=3),
+    dict(architecture='vit_x', model_args=[1]),
+    dict(architecture='vit_x', model_args=dict(num_heads='x')),
+    dict(architecture='vit_x', model_args=dict(act_layer=dict(a=1))),
+    dict(model_type=['vit']),
+    dict(model_type='siglip', vision_config=3),
+    dict(model_type='vit', hidden_act=dict(a=1)),
+    dict(num_attention_heads=float('nan')),
+  ],
+)
+def test_a_config_that_makes_no_sense_is_a_mistake(config):
+  with pytest.raises(UserError):
+    convert(timm(), config)
+
+
+def test_the_input_is_not_replaced(file):
+  before = file.read_bytes()
+  line = refused(f'--out={file}', '--heads=4', file)
+  assert 'would replace what is read' in line
+  assert file.read_bytes() == before

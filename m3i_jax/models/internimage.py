@@ -159,8 +159,10 @@ class PostNorms(nn.Module):
     shape = (len(self.ids), width)
     scale = self.param('scale', nn.initializers.ones, shape)
     bias = self.param('bias', nn.initializers.zeros, shape)
-    here = np.isin(np.arange(self.depth), self.ids)
-    row = np.where(here, np.cumsum(here) - 1, 0)
+    blocks = range(self.depth)
+    here = np.array([n in self.ids for n in blocks])
+    # The parameters are in the order of `ids`, whichever that is.
+    row = np.array([self.ids.index(n) if n in self.ids else 0 for n in blocks])
     return jnp.asarray(here), scale[row], bias[row]
 
 

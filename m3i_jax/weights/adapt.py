@@ -96,9 +96,10 @@ def _vit(family, net, params, size) -> tuple[Any, Params, list[str]]:
   net = net.clone(positions='learned')
   if family in NORMED and 'norm' not in params:
     params['norm'] = _norm(net.width)
+    inside = ', in transformers hidden_states[-1]'
     notes.append(
       'a last norm, of scale 1 and bias 0, follows there: the tokens of this '
-      'package are what it is given, in transformers hidden_states[-1]'
+      f'package are what it is given{inside * family.startswith("hf_")}'
     )
   if family == 'hf_dinov2' and not net.layer_scale:
     scale = {'gamma': np.ones((net.depth, net.width), np.float32)}

@@ -40,7 +40,13 @@ def _listed(x) -> list[float]:
   return [round(float(v), 6) for v in x]
 
 
-def _timm(net, size: int, architecture: str, pool: str, args: Config) -> Config:
+def _timm(
+  net, size: int, architecture: str, pool: str, args: Config, ends: Config
+) -> Config:
+  """ends: the first convolution and the classifier, by name.
+
+  timm changes them to what is asked of it: `num_classes`, `in_chans`.
+  """
   features = getattr(net, 'dims', (net.width,))[-1]
   return dict(
     architecture=architecture,
@@ -55,6 +61,7 @@ def _timm(net, size: int, architecture: str, pool: str, args: Config) -> Config:
       interpolation='bicubic',
       crop_pct=1.0,
       num_classes=net.num_classes,
+      **ends,
     ),
   )
 
@@ -76,14 +83,16 @@ def _timm_vit(net, size: int, params: Mapping) -> Config:
     args['init_values'] = net.layer_scale
   if net.activation != 'gelu':
     args['act_layer'] = net.activation
-  return _timm(net, size, 'vit_base_patch16_224', pool, args)
+  ends = dict(first_conv='patch_embed.proj', classifier='head')
+  return _timm(net, size, 'vit_base_patch16_224', pool, args, ends)
 
 
 def _timm_convnext(net, size: int, params: Mapping) -> Config:
   args = dict(
     depths=list(net.depths), dims=list(net.dims), ls_init_value=net.layer_scale
   )
-  return _timm(net, size, 'convnext_tiny', 'avg', args)
+  ends = dict(first_conv='stem.0', classifier='head.fc')
+  return _timm(net, size, 'convnext_tiny', 'avg', args, ends)
 
 
 def _hf(net, kind: str, architecture: str, **more: Any) -> Config:

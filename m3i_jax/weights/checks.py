@@ -5,6 +5,7 @@ that disagrees with most others is the wrong one.
 """
 
 import collections
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,56 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from m3i_jax.errors import UserError
+from m3i_jax.models import layers
 from m3i_jax.weights.rules import Family, Net, float32
+
+
+def _number(x: Any) -> bool:
+  return type(x) in (int, float) and math.isfinite(x)
+
+
+def _blocks(x: Any) -> bool:
+  ids = x if isinstance(x, list | tuple) else ()
+  whole = all(type(n) is int and n >= 0 for n in ids)
+  return x is None or bool(ids) and whole and len(set(ids)) == len(ids)
+
+
+# Fields that are given: what they must be.
+VALUES = {
+  'heads': (lambda x: type(x) is int and x > 0, 'a whole number'),
+  'eps': (lambda x: _number(x) and x > 0, 'a positive number'),
+  'offset_scale': (lambda x: _number(x) and x > 0, 'a positive number'),
+  'layer_scale': (lambda x: x is None or _number(x), 'a number'),
+  'post_norm': (lambda x: type(x) is bool, 'true or false'),
+  'level2_post_norm_block_ids': (_blocks, 'a list of blocks, such as [5, 11]'),
+  'activation': (
+    lambda x: x in tuple(layers.ACTIVATIONS),
+    f'one of {", ".join(layers.ACTIVATIONS)}',
+  ),
+}
+# Fields that shapes tell for certain.
+SIZES = (
+  'name', 'width', 'depth', 'hidden', 'patch', 'vocabulary', 'channels',
+  'depths', 'groups', 'dims', 'dw_kernel_size',
+)  # fmt: skip
+
+
+def values(given: Mapping[str, Any]) -> None:
+  """Raises UserError for a field that no net has so."""
+  for name, (right, wanted) in VALUES.items():
+    if name in given and not right(given[name]):
+      raise UserError(f'{name}={given[name]!r}: {wanted} is wanted')
+
+
+def sizes(model: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+  """Raises UserError for a field that is given and told otherwise by shapes."""
+  for name in SIZES:
+    if name not in given or name not in model:
+      continue
+    x, told = given[name], model[name]
+    if (tuple(x) if isinstance(x, list) else x) != told:
+      raise UserError(f'{name}={x!r} is given, and the shapes tell {told!r}')
 
 
 def problems(

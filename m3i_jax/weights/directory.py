@@ -126,7 +126,7 @@ def write(
     UserError: the family cannot hold the network; `out` is there already.
   """
   size = size or _size(net)
-  if size % getattr(net.net, 'stride', 1):
+  if size < 0 or size % getattr(net.net, 'stride', 1):
     raise UserError(
       f'--image_size={size} is no multiple of {net.net.stride}, as it must be '
       'for this network'
@@ -199,9 +199,8 @@ def write_pickled(path: Path, arrays: Mapping, dtype: str = '') -> bool:
     floating = dtype and tensor.is_floating_point()
     return tensor.to(getattr(torch, dtype)) if floating else tensor
 
-  unfinished = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  torch.save({'model': {k: tensor(x) for k, x in arrays.items()}}, unfinished)
-  os.replace(unfinished, path)
+  with files.replaced(path) as unfinished:
+    torch.save({'model': {k: tensor(x) for k, x in arrays.items()}}, unfinished)
   return True
 
 
@@ -217,7 +216,7 @@ def rounded(x: np.ndarray, dtype: str) -> np.ndarray:
 @contextlib.contextmanager
 def made(out: Path, overwrite: bool = False) -> Iterator[Path]:
   """A directory to write into, which becomes `out` when all is written."""
-  out = Path(os.path.abspath(out))
+  out = Path(os.path.realpath(out))
   refuse(out, overwrite)
   unfinished = f'.{out.name}.{os.getpid()}.tmp'
   place, old = out.with_name(unfinished), out.with_name(f'{unfinished}.old')
@@ -230,6 +229,8 @@ def made(out: Path, overwrite: bool = False) -> Iterator[Path]:
   except OSError as error:
     raise UserError(f'cannot write {out} ({error.strerror})') from error
   finally:
+    if old.exists() and not out.exists():
+      os.replace(old, out)
     shutil.rmtree(place, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 

@@ -23,6 +23,8 @@ from m3i_jax.errors import UserError
 Arrays = dict[str, np.ndarray]
 
 GIB = 2**30
+JSON = 2**26  # bytes of a config.json, or of an index, at most
+NESTED = 4  # wrappers around the weights, at most
 LIMIT = 32.0  # GiB of float32
 # In a directory, the first of these that is there.
 NAMES = (
@@ -106,8 +108,12 @@ def read(
 
 def _json(path: Path) -> dict:
   try:
+    if path.stat().st_size > JSON:
+      raise UserError(f'{path} is longer than {JSON >> 20} MiB')
     told = json.loads(path.read_bytes())
-  except ValueError as error:
+  except (OSError, ValueError, RecursionError) as error:
+    if isinstance(error, UserError):
+      raise
     raise UserError(f'{path} is no JSON ({error})') from error
   if not isinstance(told, dict):
     raise UserError(f'{path}: an object is wanted')
@@ -233,14 +239,21 @@ def _pickled(path: Path, which: str, limit: float) -> Arrays:
       f'cannot read {path} ({_line(error)}): it is cut off, or holds more than '
       'tensors, which is never run'
     ) from error
-  saved = _unwrapped(path, saved, which)
-  arrays: Arrays = {}
+  saved = {
+    str(name): x.detach()
+    for name, x in _unwrapped(path, saved, which).items()
+    if isinstance(x, torch.Tensor)
+  }
   for name, x in saved.items():
-    if isinstance(x, torch.Tensor):
-      x = x.detach()
-      x = x.float() if x.is_floating_point() else x
-      arrays[str(name)] = _float32(path, name, x.contiguous().numpy())
-  return arrays
+    if x.layout != torch.strided or x.is_quantized or x.is_meta:
+      raise UserError(f'{path}: {name} is no plain tensor')
+  # One number may be stored, and be seen as many.
+  _allowed(path, 4 * sum(x.numel() for x in saved.values()), limit)
+  floats = lambda x: x.float() if x.is_floating_point() else x
+  return {
+    name: _float32(path, name, floats(x).contiguous().numpy())
+    for name, x in saved.items()
+  }
 
 
 def _unwrapped(path: Path, saved: Any, which: str) -> dict:
@@ -251,8 +264,9 @@ def _unwrapped(path: Path, saved: Any, which: str) -> dict:
       told = ', '.join(list(saved)[:8]) if isinstance(saved, dict) else 'none'
       raise UserError(f'{path} has no EMA weights: its entries are {told}')
     saved = saved[inner[0]]
-  while inner := [k for k in WRAPPERS['model'] if _has(saved, k)]:
-    saved = saved[inner[0]]
+  for _ in range(NESTED):
+    inner = [k for k in WRAPPERS['model'] if _has(saved, k)]
+    saved = saved[inner[0]] if inner else saved
   if not isinstance(saved, dict):
     raise UserError(f'{path} holds a {type(saved).__name__}, no named tensors')
   return saved

@@ -148,6 +148,10 @@ def _untold(
       f'levels.2.post_norms has {found} norms, and {UNTOLD[2]} is {ids}: give '
       f'{UNTOLD[2]}, after which blocks they stand'
     )
+  if max(ids or (0,)) >= (depth := net.depths['levels.2.blocks.']):
+    raise UserError(
+      f'{UNTOLD[2]} is {ids}, and levels.2 has {depth} blocks, counted from 0'
+    )
   return told
 
 

@@ -27,6 +27,13 @@ def _same(rank: int) -> Layout:
   return _one(lambda x: x, lambda x: x, rank)
 
 
+def _counted(x: np.ndarray) -> np.ndarray:
+  if not 0 <= x < 2**63:
+    raise ValueError(f'{x} is no count')
+  # Moving averages of a count may be a little beside it.
+  return np.rint(x).astype(np.int64)
+
+
 SCALAR, VECTOR, TABLE, TOKEN = map(_same, range(4))
 # [out, in] <-> [in, out]
 LINEAR = _one(np.transpose, np.transpose, 2)
@@ -39,7 +46,7 @@ POINTWISE = _one(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None], 2)
 # A table [L, D] or token [1, D] <-> [1, L, D]
 LEADING = _one(lambda x: x[None], lambda x: x[0], 3)
 # PyTorch counts batches in int64 <-> float32, as all parameters are.
-COUNT = _one(lambda x: x, lambda x: x.astype(np.int64), 0)
+COUNT = _one(lambda x: x, _counted, 0)
 # q, k, v apart <-> side by side
 QKV = Layout(
   lambda *x: (np.concatenate([y.T for y in x], axis=1),),

@@ -11,6 +11,8 @@ from typing import Any
 from m3i_jax.errors import UserError
 from m3i_jax.models import vit
 
+Config = dict[str, Any]
+
 ACTIVATIONS = {
   'gelu': 'gelu',
   'gelu_pytorch_tanh': 'gelu_tanh',
@@ -60,9 +62,9 @@ def guess(config: Mapping, names: Iterable[str]) -> str:
     return 'timm_vit'
   if architecture.startswith('convnext'):
     return 'timm_convnext'
-  names, told = list(names), config.get('model_type')
-  if told in MODEL_TYPES:
-    return MODEL_TYPES[told]
+  names, told = list(map(str, names)), config.get('model_type')
+  if str(told) in MODEL_TYPES:
+    return MODEL_TYPES[str(told)]
   # A DINOv2 file has a mask token, too, but other names beside it.
   for family, pattern in MARKS:
     if told is None and any(re.match(pattern, name) for name in names):
@@ -78,12 +80,10 @@ def given(config: Mapping) -> dict[str, Any]:
   """What config.json says beside the shapes: heads, eps, activation."""
   if 'architecture' in config:
     return _timm_given(config)
-  for part in ('vision_config', 'text_config'):
-    if config.get('model_type') in ('siglip', 'clip') and part in config:
-      wanted = 'vision' if config['model_type'] == 'siglip' else 'text'
-      if part.startswith(wanted):
-        config = config[part]
-        break
+  half = {'siglip': 'vision_config', 'clip': 'text_config'}.get(
+    str(config.get('model_type')), ''
+  )
+  config = _part(config, half) if half in config else config
   told = {
     ours: config[theirs]
     for theirs, ours in (
@@ -92,6 +92,7 @@ def given(config: Mapping) -> dict[str, Any]:
     if config.get(theirs) is not None
   }  # fmt: skip
   if act := config.get('hidden_act'):
+    act = str(act)
     if act not in ACTIVATIONS:
       raise UserError(
         f'config.json: hidden_act {act!r} is none of {", ".join(ACTIVATIONS)}'
@@ -108,18 +109,26 @@ def heads(params: Mapping) -> int:
   return HEADS.get(scale.shape[::-1], 0)
 
 
+def _part(config: Mapping, key: str) -> Config:
+  """An object in config.json; {} if there is none."""
+  part = config.get(key) or {}
+  if not isinstance(part, dict):
+    raise UserError(f'config.json: {key} is no object')
+  return part
+
+
 def _timm_given(config: Mapping) -> dict[str, Any]:
-  args = config.get('model_args') or {}
+  args = _part(config, 'model_args')
   told = {}
   if 'num_heads' in args:
     told['heads'] = args['num_heads']
   act = args.get('act_layer')
   if act is None:
-    name = config['architecture']
+    name = str(config['architecture'])
     act = {'siglip': 'gelu_tanh', 'quickgelu': 'quick_gelu'}.get(
       next((k for k in ('siglip', 'quickgelu') if k in name), ''), 'gelu'
     )
-  if act not in ACTIVATIONS.values():
+  if str(act) not in ACTIVATIONS.values():
     raise UserError(f'config.json: act_layer {act!r} is not known')
   if act != 'gelu':
     told['activation'] = act

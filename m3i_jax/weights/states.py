@@ -49,6 +49,8 @@ def export_state(family: str, params: Mapping) -> dict[str, np.ndarray]:
       shape, or is not finite.
   """
   kind = _family(family)
+  if not isinstance(params, Mapping):
+    raise UserError(f'{family}: a {type(params).__name__} is given, not a dict')
   flat = traverse_util.flatten_dict(dict(params), sep='/')
   arrays = rules.dump(kind, flat)
   _checked(family, arrays)
@@ -63,10 +65,14 @@ def model_of(
   Args:
     given: fields that shapes cannot tell, such as heads; they go first.
   Raises:
-    UserError: as `import_state`, or a field has to be given.
+    UserError: as `import_state`, or a field has to be given, has a value that
+      no net has, or another one than the shapes tell.
   """
   kind, net = _checked(family, arrays, finite=False)
-  return kind.model(net, given) | dict(given)
+  checks.values(given)
+  model = kind.model(net, given)
+  checks.sizes(model, given)
+  return model | dict(given)
 
 
 def left_out(family: str, arrays: Mapping[str, Any]) -> tuple[str, ...]:
@@ -90,6 +96,11 @@ def _checked(
   family: str, arrays: Mapping[str, Any], finite: bool = True
 ) -> tuple[rules.Family, rules.Net]:
   kind = _family(family)
+  if not isinstance(arrays, Mapping):
+    raise UserError(
+      f'{family}: a {type(arrays).__name__} is given, wanted is a dict of '
+      'arrays by name'
+    )
   net = rules.read(kind, arrays)
   lines = checks.problems(kind, arrays, net, finite)
   if lines:

@@ -210,3 +210,13 @@ def test_h_compiles_at_its_size():
   assert out['tokens'].shape == (1, 144, 1024)
   assert [x.shape[1] for x in out['pyramid']] == [48, 24, 12, 6]
   assert out['logits'].shape == (1, 1000)
+
+
+def test_post_norms_are_in_the_order_of_their_blocks_as_listed():
+  rows = lambda ids: internimage.PostNorms(ids, 4).apply(
+    {'params': {'scale': np.array([[1.0], [2.0]]), 'bias': np.zeros((2, 1))}}, 1
+  )
+  for ids, wanted in (((1, 3), (1, 2)), ((3, 1), (2, 1))):
+    here, scale, _ = rows(ids)
+    assert list(here) == [False, True, False, True]
+    assert tuple(scale[[1, 3], 0]) == wanted

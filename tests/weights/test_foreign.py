@@ -251,3 +251,30 @@ def test_what_config_json_tells():
   assert recognise.given(timm) == dict(heads=5)
   with pytest.raises(UserError, match="hidden_act 'relu'"):
     recognise.given(vit | dict(hidden_act='relu'))
+
+
+@pytest.mark.parametrize('text', ['[' * 100_000, '{', '[1]', '\xff'])
+def test_a_config_that_is_no_object(tmp_path, text):
+  (tmp_path / 'model.safetensors').write_bytes(
+    safetensors.numpy.save({'a': np.zeros(1, np.float32)})
+  )
+  (tmp_path / 'config.json').write_text(text)
+  with pytest.raises(UserError, match='config.json'):
+    foreign.read(tmp_path)
+
+
+def test_tensors_that_are_more_than_their_file(tmp_path):
+  torch = pytest.importorskip('torch')
+  for name, x, said in (
+    ('seen', torch.zeros(1).expand(2**30), 'GiB, more than 1'),
+    ('sparse', torch.zeros(3).to_sparse(), 'x is no plain tensor'),
+  ):
+    path = tmp_path / f'{name}.pth'
+    torch.save({'x': x}, path)
+    with pytest.raises(UserError, match=said):
+      foreign.read(path, limit=1.0)
+  cycle = {}
+  cycle['model'] = cycle
+  torch.save(cycle, tmp_path / 'cycle.pth')
+  with pytest.raises(UserError, match='holds no arrays'):
+    foreign.read(tmp_path / 'cycle.pth')

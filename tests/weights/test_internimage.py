@@ -98,3 +98,23 @@ def test_released_internimages_need_nothing(variant):
     x.size for name, x in arrays.items() if not re.search('running|num_', name)
   )
   assert round(sum(counted) / 1e6, 3) == millions
+
+
+def test_counts_stay_whole_numbers():
+  arrays = drawn(LISTED['internimage_t'][1])
+  params = weights.import_state('internimage', arrays)
+  name = 'conv_head.1.0.num_batches_tracked'
+  params['conv_norm']['count'] = np.float32(6.9999995)
+  assert weights.export_state('internimage', params)[name] == 7
+  for wrong in (np.nan, -1):
+    params['conv_norm']['count'] = np.float32(wrong)
+    with pytest.raises(UserError, match='conv_norm/count: .* is no count'):
+      weights.export_state('internimage', params)
+
+
+@pytest.mark.parametrize('arrays', [None, [1], 'x'])
+def test_no_dict_is_a_mistake(arrays):
+  with pytest.raises(UserError, match='internimage: a .* is given'):
+    weights.import_state('internimage', arrays)
+  with pytest.raises(UserError, match='internimage: a .* is given'):
+    weights.export_state('internimage', arrays)
