@@ -143,6 +143,7 @@ def define() -> None:
   families = ', '.join(weights.FAMILIES)
   flags.DEFINE_string('from', '', f'family; by default guessed: {families}')
   flags.DEFINE_string('out', '', 'the .safetensors file to write')
+  flags.DEFINE_bool('overwrite', False, 'replace --out where it is there')
   flags.DEFINE_integer('heads', 0, 'attention heads, if not told')
   flags.DEFINE_multi_string(
     'field', [], 'KEY=VALUE of config.model that shapes do not tell; repeatable'
@@ -179,6 +180,8 @@ def work(path: str, given: flags.FlagValues) -> int:
     os.path.realpath(out), os.path.realpath(out.parent)
   ):  # fmt: skip
     raise UserError(f'--out={out} would replace what is read: name another')
+  if out.exists() and not given.overwrite:
+    raise UserError(f'--out={out} is there: name another, or give --overwrite')
   told = fields(given.field) | ({'heads': given.heads} if given.heads else {})
   imported = convert(
     foreign.read(path, given.which, given.max_gib), family, told,

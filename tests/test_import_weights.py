@@ -242,6 +242,17 @@ def test_a_config_that_makes_no_sense_is_a_mistake(config):
     convert(timm(), config)
 
 
+def test_a_file_is_replaced_if_asked(file, tmp_path):
+  out = tmp_path / 'out.safetensors'
+  out.write_bytes(b'mine')
+  line = refused('--heads=4', f'--out={out}', file)
+  assert 'is there: name another, or give --overwrite' in line
+  assert out.read_bytes() == b'mine'
+  done = command('--heads=4', f'--out={out}', '--overwrite', file)
+  assert done.returncode == 0, done
+  assert weights.describe(out)['heads'] == 4
+
+
 def test_the_input_is_not_replaced(file):
   before = file.read_bytes()
   line = refused(f'--out={file}', '--heads=4', file)

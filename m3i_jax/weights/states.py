@@ -23,6 +23,11 @@ FAMILIES = tuple(_FAMILIES)
 def import_state(family: str, arrays: Mapping[str, np.ndarray]) -> dict:
   """Official arrays -> parameters.
 
+  params = import_state('internimage', arrays)
+  out = InternImage(**arguments).apply({'params': params}, image)
+
+  gives 'logits', 'pyramid' and 'tokens'; `model_of` tells the arguments.
+
   Args:
     family: one of FAMILIES.
     arrays: all of a net, by official name, such as a state dict.
