@@ -22,13 +22,13 @@ VARIANTS = {
   'convnext': convnext.VARIANTS,
   'internimage': internimage.VARIANTS,
 }
-# Of the smallest that has all its parts.
+# Of the smallest that has all its parts, and compiles soonest.
 TINY = {
   'vit': dict(width=32, depth=2, heads=2, hidden=64, patch=8),
   'convnext': dict(depths=(1, 1, 2, 1), dims=(8, 16, 32, 64), fused=32),
   'internimage': dict(
     channels=16, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8), fused=32,
-    level2_post_norm_block_ids=(1,),
+    level2_post_norm_block_ids=(1,), impl='onehot',
   ),
 }  # fmt: skip
 
