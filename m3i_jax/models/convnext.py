@@ -9,7 +9,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from m3i_jax.models import convolution, layers, transformer
 
@@ -103,7 +102,7 @@ class Stage(nn.Module):
     return blocks(x, jnp.asarray(self.rates, jnp.float32))[0]
 
 
-class ConvNeXt(nn.Module):
+class ConvNeXt(convolution.Pyramid, nn.Module):
   """Four stages of strides 4 to 32.
 
   Attributes:
@@ -128,20 +127,11 @@ class ConvNeXt(nn.Module):
   unroll: int = 1
   remat: str = 'none'
   dtype: Any = jnp.float32
-  whole = True
-  class_token = False
-  stride = 32
-  depth = 1
 
   @property
   def width(self) -> int:
     """D of the tokens."""
     return self.fused or self.dims[-1]
-
-  @property
-  def patch(self) -> int:
-    """The side of a token's cell in pixels."""
-    return 16 if self.fused else 32
 
   @nn.compact
   def __call__(
@@ -166,7 +156,7 @@ class ConvNeXt(nn.Module):
     del last
     x = Stem(self.dims[0], self.dtype, name='stem')(image)
     maps = []
-    for n, rates in enumerate(self._rates()):
+    for n, rates in enumerate(self.rates()):
       x = Stage(
         self.dims[n],
         n == 0,
@@ -182,14 +172,6 @@ class ConvNeXt(nn.Module):
       x = convolution.Fuse(self.fused, self.dtype, name='fuse')(*maps[-2:])
     own = {'tokens': convolution.tokens(x, cells), 'pyramid': tuple(maps)}
     return own | self._classified(maps[-1]) if self.num_classes else own
-
-  def _rates(self) -> list[tuple[float, ...]]:
-    """Stochastic depth of each block of each stage."""
-    rates = transformer.drop_rates(
-      self.drop_path, sum(self.depths), self.uniform
-    )
-    stages = np.split(rates, np.cumsum(self.depths)[:-1])
-    return [tuple(map(float, stage)) for stage in stages]
 
   def _classified(self, x: Array) -> dict[str, Array]:
     pooled = x.astype(jnp.float32).mean((1, 2))

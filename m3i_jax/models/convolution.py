@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m3i_jax.models import layers
+from m3i_jax.models import layers, transformer
 
 Array = jax.Array
 
@@ -137,6 +137,36 @@ def depthwise_conv(x: Array, kernel: Array) -> Array:
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     feature_group_count=x.shape[-1],
   )
+
+
+class Pyramid:
+  """What four stages of strides 4 to 32 are as a backbone, see `models`.
+
+  Of a module with `depths`, `fused`, `drop_path` and `uniform`.
+  """
+
+  whole = True
+  class_token = False
+  stride = 32
+  depth = 1
+
+  @property
+  def fused_width(self) -> int:
+    """D of the fused stride-16 map, 0 if the tokens are the last map's."""
+    return self.fused
+
+  @property
+  def patch(self) -> int:
+    """The side of a token's cell in pixels."""
+    return 16 if self.fused_width else 32
+
+  def rates(self) -> list[tuple[float, ...]]:
+    """Stochastic depth of each block of each stage."""
+    rates = transformer.drop_rates(
+      self.drop_path, sum(self.depths), self.uniform
+    )
+    stages = np.split(rates, np.cumsum(self.depths)[:-1])
+    return [tuple(map(float, stage)) for stage in stages]
 
 
 class Fuse(nn.Module):

@@ -230,7 +230,7 @@ class Level(nn.Module):
     return x, Downsample(2 * width, dtype, name='downsample')(x)
 
 
-class InternImage(nn.Module):
+class InternImage(convolution.Pyramid, nn.Module):
   """Four levels of strides 4 to 32.
 
   Attributes:
@@ -277,23 +277,15 @@ class InternImage(nn.Module):
   unroll: int = 1
   remat: str = 'none'
   dtype: Any = jnp.float32
-  whole = True
-  class_token = False
-  stride = 32
-  depth = 1
 
   @property
   def width(self) -> int:
     """D of the tokens."""
-    return self._fused or 8 * self.channels
+    return self.fused_width or 8 * self.channels
 
   @property
-  def patch(self) -> int:
-    """The side of a token's cell in pixels."""
-    return 16 if self._fused else 32
-
-  @property
-  def _fused(self) -> int:
+  def fused_width(self) -> int:
+    """As of `Pyramid`; of H and G the released one."""
     return self.fused or FUSED * self.use_clip_projector
 
   @nn.compact
@@ -323,16 +315,13 @@ class InternImage(nn.Module):
     for n in range(4):
       y, x = self._level(n, train)(x)
       pyramid.append(y)
-    if self._fused:
-      x = convolution.Fuse(self._fused, self.dtype, name='fuse')(*pyramid[-2:])
+    if width := self.fused_width:
+      x = convolution.Fuse(width, self.dtype, name='fuse')(*pyramid[-2:])
     own = {'tokens': convolution.tokens(x, cells), 'pyramid': tuple(pyramid)}
     return own | self._classified(x, y) if self.num_classes else own
 
   def _level(self, n: int, train: bool) -> Level:
-    rates = transformer.drop_rates(
-      self.drop_path, sum(self.depths), self.uniform
-    )
-    rates = np.split(rates, np.cumsum(self.depths)[:-1])[n]
+    rates = self.rates()[n]
     dcn = functools.partial(
       DCN, self.groups[n], self.offset_scale, self.dw_kernel_size or 3,
       self.center_feature_scale, self.remove_center, self.impl, self.dtype,
@@ -347,7 +336,7 @@ class InternImage(nn.Module):
     )
     ids = self.level2_post_norm_block_ids if self.level2_post_norm else None
     return Level(
-      block, tuple(map(float, rates)), ids or () if n == 2 else (),
+      block, rates, ids or () if n == 2 else (),
       not self.post_norm or self.center_feature_scale, n == 3, self.unroll,
       self.remat, name=f'levels_{n}',
     )  # fmt: skip
