@@ -184,7 +184,7 @@ def test_half_precision_is_close(dtype, bound):
 
 @pytest.mark.parametrize('uniform', [False, True])
 def test_drop_path_grows_over_the_blocks_of_all_stages(uniform):
-  rates = ConvNeXt(**SMALL, drop_path=0.6, uniform=uniform)._rates()
+  rates = ConvNeXt(**SMALL, drop_path=0.6, uniform=uniform).rates()
   grown = [(0.0,), (0.1, 0.2), (0.3, 0.4, 0.5), (0.6,)]
   for found, wanted in zip(rates, grown, strict=True):
     wanted = (0.6,) * len(wanted) if uniform else wanted
