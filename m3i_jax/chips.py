@@ -1,10 +1,10 @@
 """What an accelerator can do at best, as its vendor publishes it.
 
-Sources (read in 2026): docs.cloud.google.com/tpu/docs/{v3,v4,v5e,v5p,v6e,
-tpu7x}; for the links of TPU v3 Norrie et al., IEEE Micro 41(2), 2021,
-of v4 Jouppi et al., arXiv:2304.01433; NVIDIA's data sheets of A100, L4, L40S,
-H100, H200 and B200, halved where they count on sparsity, and of the DGX
-systems for the network.
+Sources: docs.cloud.google.com/tpu/docs/{v3,v4,v5e,v5p,v6e,tpu7x}; for the
+links of TPU v3 Norrie et al., IEEE Micro 41(2), 2021, of v4 Jouppi et al.,
+arXiv:2304.01433; NVIDIA's data sheets of A100, L4, L40S, H100, H200 and B200,
+halved where they count on sparsity, and of the DGX systems for the network.
+For the network of TPU v3 and v4 nothing is published: a guess.
 """
 
 import dataclasses
