@@ -36,7 +36,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from m3i_jax import ablate_report as report
-from m3i_jax import ablate_runs, checkpoint, main, metrics, train
+from m3i_jax import ablate_runs, main, metrics, processes, train
 from m3i_jax import config as schema
 from m3i_jax.errors import UserError
 
@@ -162,7 +162,7 @@ def alone(ablation: ConfigDict, workdir: Path, which: str) -> bool:
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     cache = str(workdir.resolve() / 'compiled')
     jax.config.update('jax_compilation_cache_dir', cache)
-  checkpoint.initialize_distributed()
+  processes.initialize()
   return train.train(c, str(directory(workdir, name, int(seed))))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a whole run, and the set-up that lets SIGTERM save one.
+"""Checkpoints of a whole run.
 
 A run's directory holds `checkpoints/STEP/{state,config}`. Orbax writes them
 in the background and renames a step into place when it is complete, so what
@@ -7,7 +7,6 @@ has a step's name can be restored, on any mesh.
 
 import importlib.metadata
 import logging
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,36 +26,6 @@ PyTree = Any
 logging.getLogger('absl').addFilter(
   lambda record: '/orbax/' not in record.pathname
 )
-
-
-def initialize_distributed(
-  coordinator: str | None = None,
-  processes: int | None = None,
-  process: int | None = None,
-) -> None:
-  """Joins the processes of the run; for a single one, lets SIGTERM save it.
-
-  JAX hears SIGTERM only when it is initialised as distributed, so a single
-  process is too. On TPU pods, Slurm and the other clusters that JAX knows no
-  argument is needed; elsewhere several processes need all three, with
-  coordinator='host:port' of process 0. Call it before anything that uses a
-  device: JAX raises RuntimeError after that.
-  """
-  if jax.distributed.is_initialized():
-    return
-  try:
-    jax.distributed.initialize(coordinator, processes, process)
-  except ValueError as error:
-    # All that JAX says when nothing was given and no cluster was found.
-    if str(error) != 'coordinator_address should be defined.':
-      raise
-    with socket.socket() as free:
-      free.bind(('127.0.0.1', 0))
-      address = f'127.0.0.1:{free.getsockname()[1]}'
-    jax.distributed.initialize(
-      address, 1, 0, cluster_detection_method='deactivate',
-      coordinator_bind_address=address,
-    )  # fmt: skip
 
 
 def versions() -> dict[str, str]:

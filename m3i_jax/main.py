@@ -84,14 +84,14 @@ def main(_) -> None:
   # Imports and devices only now: a mistyped flag is answered at once.
   import jax
 
-  from m3i_jax import checkpoint, train
+  from m3i_jax import processes, train
 
   cache = os.environ.get('JAX_COMPILATION_CACHE_DIR')
   cache = cache or os.path.expanduser('~/.cache/m3i_jax')
   jax.config.update('jax_compilation_cache_dir', cache)
   logging.set_verbosity(logging.WARNING)
   try:
-    checkpoint.initialize_distributed()
+    processes.initialize()
     complete = train.train(_CONFIG.value, _WORKDIR.value)
   except UserError as error:
     fail(error)

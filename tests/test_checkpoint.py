@@ -1,6 +1,5 @@
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 from typing import Any
@@ -198,8 +197,9 @@ def test_full_disk_is_one_line(tmp_path):
 
 TRAIN = """
 import sys, time
-from m3i_jax.checkpoint import Checkpoints, initialize_distributed
-initialize_distributed()
+from m3i_jax import processes
+from m3i_jax.checkpoint import Checkpoints
+processes.initialize()
 import jax.numpy as jnp
 checkpoints = Checkpoints(sys.argv[1], every=10**6)
 for step in range(1, 10**4):
@@ -230,35 +230,3 @@ def test_sigterm_saves_and_ends(tmp_path):
   np.testing.assert_array_equal(
     checkpoint.restore_params(tmp_path), np.full(8, step)
   )
-
-
-TWO = """
-import sys
-import jax
-from m3i_jax.checkpoint import initialize_distributed
-initialize_distributed(sys.argv[1], 2, int(sys.argv[2]))
-initialize_distributed()  # a second call changes nothing
-assert jax.process_count() == 2 and jax.device_count() == 16
-"""
-
-
-def test_processes_find_each_other():
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    address = f'127.0.0.1:{free.getsockname()[1]}'
-  processes = [
-    subprocess.Popen(
-      [sys.executable, '-c', TWO, address, str(process)], cwd=ROOT
-    )
-    for process in range(2)
-  ]
-  assert [process.wait(timeout=120) for process in processes] == [0, 0]
-
-
-def test_part_of_the_arguments_is_an_error():
-  done = run_python(
-    'from m3i_jax.checkpoint import initialize_distributed as initialize\n'
-    'initialize("127.0.0.1:12345")'
-  )
-  assert done.returncode == 1
-  assert 'Number of processes must be defined' in done.stderr
