@@ -38,7 +38,7 @@ from ml_collections import ConfigDict
 from m3i_jax import ablate_report as report
 from m3i_jax import ablate_runs, main, metrics, processes, train
 from m3i_jax import config as schema
-from m3i_jax.errors import UserError
+from m3i_jax.errors import STOPPED, UserError
 
 _ROWS = flags.DEFINE_list('rows', [], 'names of rows; none: all of the config')
 _RUN = flags.DEFINE_string('run', '', 'NAME/SEED: this one, in this process')
@@ -290,7 +290,7 @@ def run(_) -> None:
       complete = Ablation(ablation, workdir, _ROWS.value).go()
   except UserError as error:
     main.fail(error)
-  sys.exit(0 if complete else main.STOPPED)
+  sys.exit(0 if complete else STOPPED)
 
 
 if __name__ == '__main__':

@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags
 
 from m3i_jax import bench_dcnv3, build, config, flops, main, sharding, step
-from m3i_jax.optim import momentum
+from m3i_jax.program import Program
 
 _STEPS = flags.DEFINE_integer('steps', 20, 'timed steps, after three more')
 _BATCH = flags.DEFINE_integer('batch', 4, 'pictures; of dcnv3 alone')
@@ -54,23 +54,11 @@ def timed(compiled, *args) -> float:
 
 def prepared(c, objective, length: int):
   """(compiled step, state, batch, compile seconds) of an objective."""
-  batch = random_batch(objective, c, length)
-  mesh = jax.sharding.get_mesh()
-  optimizer = build.optimizer(c).build(c.total_steps)
-  mu = momentum(**c.ema, total_steps=c.total_steps)
-  init = lambda: step.init_state(objective, optimizer, c.seed, batch)
-  places = sharding.state_shardings(mesh, jax.eval_shape(init))
-  state = jax.jit(init, out_shardings=places)()
-  batch = sharding.put(batch, sharding.batch_sharding(mesh), c.batch_size)
-  train_step = step.make_train_step(objective, optimizer, mu, c.seed)
+  program = Program(c, objective, sharding.make_mesh(**c.mesh))
+  state, batch = program.make(), random_batch(objective, c, length)
   begun = time.perf_counter()
-  compiled = (
-    jax.jit(train_step, donate_argnums=0,
-            out_shardings=(places, sharding.replicated(mesh)))
-    .lower(state, batch)
-    .compile()
-  )  # fmt: skip
-  return compiled, state, batch, time.perf_counter() - begun
+  compiled = program.lower().compile()
+  return compiled, state, program.put(batch), time.perf_counter() - begun
 
 
 def bench_step(c) -> dict:
@@ -167,7 +155,10 @@ def random_batch(objective, c, length: int) -> dict:
   for letter in objective.view_letters:
     image = batch[letter]['image']
     batch[letter]['image'] = rng.integers(0, 256, image.shape, np.uint8)
-  batch['label'] = rng.integers(0, CLASSES, c.batch_size).astype(np.int32)
+  if objective.reading('label'):
+    batch['label'] = rng.integers(0, CLASSES, c.batch_size).astype(np.int32)
+  else:
+    del batch['label']
   if length:
     batch['text'] = rng.integers(
       1, VOCABULARY, batch['text'].shape, dtype=np.int32

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from m3i_jax.models import layers, transformer
+from m3i_jax.models import layers, placement, transformer
 
 Array = jax.Array
 PAD, CLS, EOS = 0, 2, 3  # as in data/tokenizer.py
@@ -72,7 +72,7 @@ class CaptionDecoder(nn.Module):
       dtype=self.dtype,
       causal=True,
     )
-    x = word[text[:, :-1]] + position[: text.shape[1] - 1]
+    x = placement.gathered(word)[text[:, :-1]] + position[: text.shape[1] - 1]
     x = blocks(self.depth_uni, name='uni')(x)
     x = blocks(self.depth_multi, cross=True, name='multi')(x, memory=memory)
     x = layers.LayerNorm(dtype=self.dtype, name='norm')(x)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from m3i_jax import models, specs
+from m3i_jax import models, sharding, specs
 from m3i_jax.augment import Colour
 from m3i_jax.data.pipeline import Crop
 from m3i_jax.errors import UserError
@@ -20,7 +20,9 @@ from m3i_jax.optim import Optimizer
 
 # What may change when a run goes on: nothing that changes a result.
 FREE = (
-  'mesh', 'log_every', 'eval_every', 'checkpoint_every', 'keep', 'panel'
+  'mesh', 'log_every', 'eval_every', 'checkpoint_every', 'keep', 'panel',
+  'watchdog', 'guard.patience', 'guard.rollbacks', 'data.threads',
+  'data.workers',
 )  # fmt: skip
 
 
@@ -40,8 +42,15 @@ def default() -> ConfigDict:
       log_every=50,  # steps
       eval_every=0,  # steps; 0: only at the end
       checkpoint_every=1000,  # steps
-      keep=1,  # checkpoints
-      mesh=dict(replica=1, fsdp=-1),  # -1: all devices that are left
+      keep=2,  # checkpoints
+      mesh=dict(replica=1, fsdp=-1, tensor=1),  # -1: the devices that are left
+      accumulate=1,  # parts of the batch that the encoder sees in turn
+      guard=dict(
+        patience=3,  # steps left out in a row before a rollback
+        rollbacks=1,  # before the run ends
+        spike=0.0,  # leave out gradients so many times the usual; 0: none
+      ),
+      watchdog=1800,  # seconds without progress before the end; 0: none
       data=dict(
         source='',  # 'emoji64', 'tfds:NAME', a TFDS directory, 'synthetic'
         split='train',
@@ -190,7 +199,7 @@ def _at_most(value, cap):
 def check(config: ConfigDict, devices: int) -> None:
   """Raises UserError for what can be told from the config alone."""
   for key in ('batch_size', 'total_steps', 'image_size', 'checkpoint_every',
-              'log_every', 'keep'):  # fmt: skip
+              'log_every', 'keep', 'accumulate'):  # fmt: skip
     if config[key] <= 0:
       raise UserError(f'config.{key}={config[key]}: it must be positive')
   if config.panel.examples < 0 or config.eval_every < 0:
@@ -207,17 +216,39 @@ def check(config: ConfigDict, devices: int) -> None:
     )
   if not config.targets:
     raise UserError('config.targets is empty: a method needs a target')
-  unit = devices * config.input.images
-  if config.batch_size % unit:
-    pair = ' pairs of mixed pictures on' if config.input.images == 2 else ''
+  guard = config.guard
+  if guard.patience < 1 or min(guard.rollbacks, config.watchdog) < 0 or (
+    guard.spike and guard.spike <= 1
+  ):
     raise UserError(
-      f'config.batch_size={config.batch_size} cannot be split over{pair} '
-      f'{devices} devices: choose a multiple of {unit}'
+      f'config.guard={dict(guard)}, config.watchdog={config.watchdog}: '
+      'patience must be at least 1, spike above 1 or 0 for none, the others '
+      'not negative'
+    )
+  _check_batch(config, devices)
+
+
+def _check_batch(config: ConfigDict, devices: int) -> None:
+  replica, fsdp, _ = sharding.sizes(**config.mesh, devices=devices)
+  unit, size = replica * fsdp * config.input.images * config.accumulate, (
+    config.batch_size
+  )
+  if size % unit:
+    pair = ' pairs of mixed pictures' if config.input.images == 2 else ''
+    parts = f' in {config.accumulate} parts' * (config.accumulate > 1)
+    near = [n for n in (size // unit * unit, -(-size // unit) * unit) if n]
+    raise UserError(
+      f'config.batch_size={size} cannot be split over{pair} on '
+      f'{replica * fsdp} devices{parts}: choose a multiple of {unit}, '
+      f'such as {" or ".join(map(str, near))}, or another config.mesh'
     )
 
 
 def differences(old: Mapping, new: Mapping) -> list[str]:
-  """'key: old -> new' for each value that may not change in a run."""
+  """'key: old -> new' for each value that may not change in a run.
+
+  A key that an older run did not have was at its default.
+  """
 
   def flat(tree, prefix=''):
     for key, value in tree.items():
@@ -226,13 +257,15 @@ def differences(old: Mapping, new: Mapping) -> list[str]:
       else:
         yield f'{prefix}{key}', value
 
-  old, new = dict(flat(old)), dict(flat(new))
+  start = {k: v for k, v in flat(as_json(default())) if '.' not in k or (
+    k.split('.')[0] in ('mesh', 'guard', 'data', 'panel')
+  )}  # fmt: skip
+  old, new = start | dict(flat(old)), start | dict(flat(new))
   return [
     f'config.{key}: {old.get(key, "absent")} -> {new.get(key, "absent")}'
     for key in sorted(old | new)
     if old.get(key) != new.get(key)
-    and key.split('.')[0] not in FREE
-    and key not in ('data.threads', 'data.workers')
+    and not {key, key.split('.')[0]} & set(FREE)
   ]
 
 

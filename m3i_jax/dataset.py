@@ -1,19 +1,17 @@
 """The data of a run: its source, its tokenizer, its batches."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from m3i_jax import build, evals, files
+from m3i_jax import build, evals, files, processes
 from m3i_jax.data import pipeline, sources, tokenizer
 from m3i_jax.errors import UserError
 from m3i_jax.objective import Objective
-
-HOST_ONLY = ('record', 'replaced', 'truncated')  # of a batch
 
 
 @dataclasses.dataclass
@@ -47,6 +45,18 @@ class Data:
       threads=config.data.threads or None,
       workers=config.data.workers,
     )
+
+
+  def pictures(
+    self, config: ConfigDict, position: int, rows: Sequence[int]
+  ) -> list[str]:
+    """Ids of the records in some rows of the batch at a position."""
+    start = position * config.batch_size
+    made = (
+      pipeline.sample(self.source, config.seed, start + row, self.recipe)
+      for row in rows
+    )
+    return [str(self.source[int(row['record'])]['id']) for row in made]
 
 
 def open_split(config: ConfigDict, split: str) -> sources.Source:
@@ -98,15 +108,20 @@ def _tokenizer(config, source, workdir: Path) -> tokenizer.Tokenizer:
         "model, or '' to train one on the captions"
       )
     made = tokenizer.Tokenizer(path.read_bytes())
-    files.write(kept, made.model)
+    processes.first('tokenizer', lambda: files.write(kept, made.model))
     return made
-  if not kept.exists():
+
+  def train():
+    if kept.exists():
+      return
     found = set()
     for index in range(len(source)):
       record = source[index]
       found |= {*record['text'], *record['tags']}
     model = tokenizer.train_tokenizer(sorted(found), config.data.vocabulary)
     files.write(kept, model)
+
+  processes.first('tokenizer', train)
   return tokenizer.Tokenizer(kept.read_bytes())
 
 

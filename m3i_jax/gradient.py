@@ -6,8 +6,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from m3i_jax import balance
-from m3i_jax.objective import Objective
+from m3i_jax import balance, guard
+from m3i_jax.models import placement
+from m3i_jax.objective import Objective, Sample
 
 Array = jax.Array
 Params = dict
@@ -44,6 +45,7 @@ def loss_and_gradient(
   state: balance.State,
   batch: dict,
   key: Array,
+  parts: int = 1,
 ):
   """L = L_SSP + lambda L_SP and its gradient with one pass back (eq. 13).
 
@@ -58,21 +60,15 @@ def loss_and_gradient(
     state: of the balance.
     batch: see data/pipeline.py.
     key: of this step.
+    parts: see `encoded`.
   Returns:
     loss, gradient like `params`, the new running and balance, metrics.
   """
   k_sample, k_drop = jax.random.split(key)
-  apply = objective.apply
   sample = objective.sample(batch, teachers.features(objective), k_sample)
 
-  z_x, pull_back = jax.vjp(
-    lambda theta: apply(
-      {'params': {'encoder': theta}},
-      sample,
-      rngs={'drop_path': k_drop},
-      method='encode',
-    ),
-    params['encoder'],
+  z_x, pull_back = encoded(
+    objective, params['encoder'], sample, k_drop, parts
   )
   heads = {k: v for k, v in params.items() if k != 'encoder'}
   losses, cotangents, head_gradients, running, metrics = _heads(
@@ -92,12 +88,65 @@ def loss_and_gradient(
     lambda *x: sum(w * y for w, y in zip(weights.values(), x, strict=True)),
     *trees.values(),
   )
-  (theta_gradient,) = pull_back(
-    jax.tree.map(lambda c, z: c.astype(z.dtype), combine(cotangents), z_x)
+  cotangent = jax.tree.map(
+    lambda c, z: c.astype(z.dtype), combine(cotangents), z_x
   )
+  (theta_gradient,) = pull_back(cotangent)
+  metrics['unsound'] = guard.unsound(z_x, cotangent)
   gradient = {'encoder': theta_gradient} | combine(head_gradients)
   loss = combine(losses)
   return loss, gradient, running, state, metrics | {'loss': loss}
+
+
+def encoded(
+  objective: Objective, theta: Params, sample: Sample, key: Array, parts: int
+):
+  """z_x = f_theta(X), and what pulls its gradient back to theta.
+
+  In `parts` above 1 the encoder sees so many parts of the batch one after the
+  other, and once more on the way back (GradCache, Gao et al., 2021): its
+  activations take 1 / parts of the memory. Everything behind the features sees
+  the whole batch, so no loss changes; stochastic depth draws anew.
+  """
+
+  def encode(theta, part, key):
+    return objective.apply(
+      {'params': {'encoder': theta}}, part, rngs={'drop_path': key},
+      method='encode',
+    )  # fmt: skip
+
+  if parts == 1:
+    return jax.vjp(lambda theta: encode(theta, sample, key), theta)
+  unit = objective.input.images
+  seen = {k: v for k, v in sample.y.items() if k == 'shared'}
+  split = lambda tree: jax.tree.map(lambda x: _split(x, parts, unit), tree)
+  pieces = split(Sample({}, sample.mixed, seen)), jax.random.split(key, parts)
+  z_x = jax.lax.map(lambda piece: encode(theta, *piece), pieces)
+
+  def pull_back(cotangent):
+    def body(total, piece):
+      own, c = piece
+      back = jax.vjp(lambda theta: encode(theta, *own), theta)[1]
+      return jax.tree.map(jnp.add, total, back(c)[0]), None
+
+    zero = jax.tree.map(jnp.zeros_like, theta)
+    return (jax.lax.scan(body, zero, (pieces, split(cotangent)))[0],)
+
+  return jax.tree.map(lambda x: _joined(x, unit), z_x), pull_back
+
+
+def _split(x: Array, parts: int, unit: int) -> Array:
+  """[B, ...] -> [parts, B / parts, ...]; pairs stay, and no row moves."""
+  shape = x.shape[1:]
+  x = x.reshape(-1, parts, unit, *shape).swapaxes(0, 1)
+  return placement.batch_sharded(x.reshape(parts, -1, *shape), 1)
+
+
+def _joined(x: Array, unit: int) -> Array:
+  """What `_split` has split."""
+  shape = x.shape[2:]
+  x = x.reshape(len(x), -1, unit, *shape).swapaxes(0, 1)
+  return placement.batch_sharded(x.reshape(-1, *shape))
 
 
 def _heads(objective: Objective, heads: Params, z_x, sample, running: dict):
@@ -131,7 +180,12 @@ def _heads(objective: Objective, heads: Params, z_x, sample, running: dict):
 
 def norm(tree) -> Array:
   """Global Frobenius norm of a pytree, in float32."""
+  return jnp.sqrt(jnp.square(norms(tree)).sum())
+
+
+def norms(tree) -> Array:
+  """Frobenius norm of each leaf, in float32, in the order of the leaves."""
   squares = [
     jnp.square(x.astype(jnp.float32)).sum() for x in jax.tree.leaves(tree)
   ]
-  return jnp.sqrt(sum(squares))
+  return jnp.sqrt(jnp.stack(squares))

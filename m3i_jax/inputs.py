@@ -15,6 +15,7 @@ import numpy as np
 
 from m3i_jax import views
 from m3i_jax.errors import UserError
+from m3i_jax.models import placement
 
 PATTERNS = ('block', 'random')
 
@@ -111,7 +112,9 @@ class Input:
     if not self.mask:
       return Mixed(image, None, jnp.ones((b, grid**2), bool))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(b))
-    mask = jax.vmap(lambda k: self._mask(k, grid))(keys)
+    # Else all devices would agree on the end of each loop of the masks.
+    masks = placement.on_own_rows(jax.vmap(lambda k: self._mask(k, grid)), b)
+    mask = masks(keys)
     # Stable, so that cells stay in raster order within an owner.
     order = jnp.argsort(~mask, axis=-1, stable=True).astype(jnp.int32)
     spread = views.unpatches(

@@ -9,8 +9,13 @@ tiny model, five steps. Any value can be given on the command line:
   --config.total_steps=1000 --config.optimizer.learning_rate=3e-4
 
 m3i_jax/config.py lists the keys. The same line again goes on from the newest
-checkpoint in the workdir. Exit codes: 0 the run is complete, 2 a mistake that
-the printed line explains, 75 stopped by SIGTERM and saved (run it again).
+checkpoint in the workdir, also on other devices. Exit codes: 0 the run is
+complete; 2 a mistake that the printed line explains; 70 it diverged; to be run
+again as it is: 75 stopped by SIGTERM and saved, 74 stuck or a process lost.
+
+One of several processes, where JAX does not find them by itself: the variables
+M3I_COORDINATOR=HOST:PORT, M3I_PROCESSES and M3I_PROCESS_ID. What a run will
+need: python -m m3i_jax.plan; what is wrong: python -m m3i_jax.doctor.
 """
 
 import os
@@ -20,15 +25,24 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from m3i_jax.errors import UserError
-
-STOPPED = 75  # EX_TEMPFAIL: try again later
+from m3i_jax.errors import STOPPED, Diverged, Stuck, UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'FILE[:ARG] of the run, such as configs/emoji.py:debug'
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'directory of the run: checkpoints, metrics, report'
+)
+
+
+_PROFILE = flags.DEFINE_string(
+  'profile', '', 'START:STOP, steps that WORKDIR/profile gets a trace of'
+)
+_ACCEPT = flags.DEFINE_boolean(
+  'accept_changes', False, 'go on with another config than the run began with'
+)
+_PLATFORM = flags.DEFINE_string(
+  'platform', '', 'cpu, gpu or tpu: refuse to run on another; empty: any'
 )
 
 
@@ -74,26 +88,44 @@ def explain(error: Exception, argv: list[str]) -> str:
 
 
 def fail(error: object) -> None:
-  """Prints an error as one line and leaves with 2."""
+  """Prints an error as one line and leaves with its code, or 2."""
   line = ' '.join(str(error).split()) or type(error).__name__
   print(f'm3i_jax: {line}', file=sys.stderr)
-  sys.exit(2)
+  sys.exit(getattr(error, 'code', 2))
+
+
+def steps(text: str) -> tuple[int, int] | None:
+  """(start, stop) of --profile."""
+  if not text:
+    return None
+  found = re.fullmatch(r'(\d+):(\d+)', text)
+  if not found or int(found[1]) >= int(found[2]):
+    raise UserError(f'--profile={text}: say START:STOP, such as 100:105')
+  return int(found[1]), int(found[2])
 
 
 def main(_) -> None:
   # Imports and devices only now: a mistyped flag is answered at once.
   import jax
 
-  from m3i_jax import processes, train
+  from m3i_jax import devices, processes, train
 
   cache = os.environ.get('JAX_COMPILATION_CACHE_DIR')
   cache = cache or os.path.expanduser('~/.cache/m3i_jax')
   jax.config.update('jax_compilation_cache_dir', cache)
   logging.set_verbosity(logging.WARNING)
   try:
+    profile = steps(_PROFILE.value)
     processes.initialize()
-    complete = train.train(_CONFIG.value, _WORKDIR.value)
-  except UserError as error:
+    devices.check(_PLATFORM.value)
+    if told := devices.fallback():
+      print(f'warning: {told}', file=sys.stderr)
+    complete = processes.guarded(
+      lambda: train.train(
+        _CONFIG.value, _WORKDIR.value, profile, _ACCEPT.value
+      )
+    )
+  except (UserError, Diverged, Stuck) as error:
     fail(error)
   sys.exit(0 if complete else STOPPED)
 

@@ -19,7 +19,6 @@ import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from m3i_jax.alarm import CollapseAlarm
 from m3i_jax.errors import UserError
 
 NAME = 'metrics.jsonl'
@@ -89,8 +88,12 @@ class Writer:
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-  """The rows of a run in order; leaves out a line that a kill cut short."""
-  path = pathlib.Path(workdir) / NAME
+  """The rows of a run in order."""
+  return read_lines(pathlib.Path(workdir) / NAME)
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The objects of a JSONL file; leaves out a line that a kill cut short."""
   rows = []
   for line in path.read_text().splitlines() if path.exists() else []:
     try:
@@ -156,96 +159,6 @@ class Progress:
       f'{tqdm.format_interval(passed)} so far, '
       f'{tqdm.format_interval(left)} left{", " * bool(note)}{note}'
     )
-
-
-class StepLog:
-  """Reads a step's metrics after the next step is on its way.
-
-  rate: step -> learning rate. batch_size: B. every: steps between two rows.
-  alarm: shown each row; what it says is printed.
-  """
-
-  def __init__(
-    self, writer: Writer, bar: Progress, rate, batch_size: int, every: int,
-    alarm: CollapseAlarm | None = None,
-  ):  # fmt: skip
-    self.writer, self.bar, self.rate = writer, bar, rate
-    self.alarm = alarm or CollapseAlarm([])
-    self.batch_size, self.every = batch_size, every
-    self.pending = None
-    self.counts = {'replaced_pictures': 0}
-    self._restart()
-
-  def _restart(self):
-    self.begun, self.steps, self.waited = time.perf_counter(), 0, 0.0
-
-  def waiting(self, load):
-    """load(), its time counted as waiting for input."""
-    begun = time.perf_counter()
-    result = load()
-    self.waited += time.perf_counter() - begun
-    return result
-
-  def pause(self, work):
-    """work(), its time not counted as training."""
-    if self.pending:
-      jax.block_until_ready(self.pending[1])
-    begun = time.perf_counter()
-    result = work()
-    self.begun += time.perf_counter() - begun
-    return result
-
-  def replaced(self, count: int) -> None:
-    """Counts pictures that could not be read."""
-    self.counts['replaced_pictures'] += int(count)
-
-  def truncated(self, count: int) -> None:
-    """Counts texts that were cut; a run without texts has no such number."""
-    before = self.counts.get('truncated_texts', 0)
-    self.counts['truncated_texts'] = before + int(count)
-
-  def step(self, done: int, measured: dict[str, jax.Array]) -> None:
-    """Takes the metrics of step `done`; tells those of the step before."""
-    before, self.pending = self.pending, (done, measured)
-    if before:
-      self._tell(*before)
-
-  def flush(self, more: dict[str, float] | None = None) -> None:
-    """Tells the newest step now, and `more` of it."""
-    if self.pending:
-      self._tell(*self.pending, more or {})
-    self.pending = None
-
-  def _tell(self, done: int, measured, more: dict | None = None) -> None:
-    # One step is computed while this one is read: the device never waits.
-    jax.block_until_ready(measured['loss'])
-    self.steps += 1
-    if done % self.every and more is None:
-      self.bar.update(done)
-      return
-    row = {k: float(v) for k, v in jax.device_get(measured).items()}
-    seconds = (time.perf_counter() - self.begun) / self.steps
-    row |= {
-      'learning_rate': float(self.rate(done - 1)),
-      'step_ms': 1e3 * seconds,
-      'images_per_s': self.batch_size / seconds,
-      'input_wait_percent': 100 * self.waited / (self.steps * seconds),
-    } | self.counts
-    for line in self.alarm.check(done, row):
-      self.bar.print(line)
-    row |= {f'alarm/{name}': 1.0 for name in sorted(self.alarm.active)}
-    self.writer.write(done, row | (more or {}))
-    self.bar.update(
-      done, f'loss {row["loss"]:.3f}, {row["images_per_s"]:.0f} images/s'
-    )
-    terms = [k for k, v in row.items() if not math.isfinite(v)]
-    if terms:
-      raise UserError(
-        f'step {done}: {", ".join(sorted(terms))} not finite; lower '
-        'config.optimizer.learning_rate or set config.optimizer.clip, then '
-        'go on from the last checkpoint'
-      )
-    self._restart()
 
 
 def _scalar(value: Any) -> Any:

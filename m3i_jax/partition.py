@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from m3i_jax.models import layers
+from m3i_jax.models import placement
 
 Array = jax.Array
 NEVER = -1e9  # the logit of what cannot be chosen
@@ -58,7 +58,8 @@ def over_blocks(
   Logits are made again for the gradient instead of being kept.
   """
   # Gathered once: every device scores its own rows against all candidates.
-  candidates, bias = layers.replicated(candidates), layers.replicated(bias)
+  candidates = placement.gathered_rows(candidates)
+  bias = placement.replicated(bias)
   count = len(candidates)
   block = min(block, count)
   missing = -count % block

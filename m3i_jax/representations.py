@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from m3i_jax import views
 from m3i_jax.inputs import neighbour
-from m3i_jax.models import layers, text
+from m3i_jax.models import layers, placement, text
 
 Array = jax.Array
 ENCODERS = ('ema', 'shared', 'frozen')
@@ -174,6 +174,7 @@ class Prototypes(nn.Module):
       key, shape, minval=-bound, maxval=bound
     )
     table = self.param('table', init, (self.count, self.width))
+    table = placement.gathered(table)
     cosine = jnp.einsum(
       'bd,md->bm',
       layers.unit(features),
@@ -198,6 +199,7 @@ class Category(nn.Module):
     """label int32 [B], -1 for none."""
     shape = (self.classes, self.width)
     table = self.param('table', nn.initializers.normal(0.02), shape)
+    table = placement.gathered(table)
     bias = self.param('bias', nn.initializers.zeros, (self.classes,))
     index = jnp.maximum(label, 0)
     return Represented(None, label >= 0, table, index, bias)

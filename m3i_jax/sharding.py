@@ -1,37 +1,92 @@
-"""The mesh, and where each array of a run lies on it. Written once, here."""
+"""The mesh of a run, and how arrays of the host come to lie on it."""
+
+import itertools
+import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from m3i_jax.errors import UserError
-from m3i_jax.models.layers import BATCH_AXES
+from m3i_jax.models import placement
+from m3i_jax.models.placement import AXES, BATCH_AXES
 
-SMALLEST = 2**16  # elements of a parameter that is worth splitting
 
+def make_mesh(
+  replica: int = 1,
+  fsdp: int = -1,
+  tensor: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """The devices, all of JAX's if None, as replica x fsdp x tensor.
 
-def make_mesh(replica: int, fsdp: int) -> Mesh:
-  """All devices as replica x fsdp; one of them may be -1, what is left.
+  One axis may be -1, what is left. The batch is split over the first two, the
+  parameters over the last two. Of several TPU slices `replica` takes the
+  slices apart, so that only gradients cross the slower network.
 
-  The batch is split over both axes, the parameters over `fsdp` alone.
+  Raises:
+    UserError: the axes do not make up the devices; names the nearest that do.
   """
-  devices = jax.devices()
-  sizes = [replica, fsdp]
-  if -1 in sizes:
-    other = -replica * fsdp  # the axis that is given
-    sizes[sizes.index(-1)] = len(devices) // other if other > 0 else 0
-  if sizes[0] * sizes[1] != len(devices):
+  devices = list(jax.devices() if devices is None else devices)
+  shape = sizes(replica, fsdp, tensor, len(devices))
+  slices = {getattr(d, 'slice_index', 0) or 0 for d in devices}
+  types = (AxisType.Auto,) * 3
+  if len(slices) == 1:
+    return jax.make_mesh(shape, AXES, types, devices=devices)
+  if shape[0] % len(slices):
     raise UserError(
-      f'config.mesh replica={replica}, fsdp={fsdp} does not make '
-      f'{len(devices)} devices: their product must (-1 means the rest)'
+      f'config.mesh.replica={shape[0]} does not divide into {len(slices)} '
+      f'slices: set config.mesh.replica={len(slices)} or a multiple'
     )
-  return jax.make_mesh(
-    tuple(sizes), BATCH_AXES, axis_types=(AxisType.Auto,) * 2
+  from jax.experimental import mesh_utils
+
+  inner = (shape[0] // len(slices), *shape[1:])
+  return Mesh(
+    mesh_utils.create_hybrid_device_mesh(
+      inner, (len(slices), 1, 1), devices=devices
+    ),
+    AXES,
+    axis_types=types,
   )
 
 
+def sizes(
+  replica: int, fsdp: int, tensor: int, devices: int
+) -> tuple[int, int, int]:
+  """The axes of a mesh of so many devices, -1 filled in; see `make_mesh`."""
+  asked, count = (replica, fsdp, tensor), devices
+  found, known = list(asked), math.prod(n for n in asked if n != -1)
+  if asked.count(-1) == 1 and known > 0:
+    found[asked.index(-1)] = count // known
+  if math.prod(found) == count and min(found) > 0:
+    return tuple(found)
+  told = ', '.join(f'{a}={n}' for a, n in zip(AXES, asked, strict=True))
+  raise UserError(
+    f'config.mesh {told} does not make {count} devices: their product must, '
+    f'-1 once means the rest; the nearest are {_nearest(asked, count)}'
+  )
+
+
+def _nearest(asked: tuple[int, ...], count: int, most: int = 3) -> str:
+  """The meshes of so many devices that differ least in what was asked."""
+  divisors = [n for n in range(1, count + 1) if count % n == 0]
+  meshes = [
+    (a, count // (a * b), b)
+    for a, b in itertools.product(divisors, divisors)
+    if count % (a * b) == 0
+  ]
+  distance = lambda mesh: sum(
+    abs(math.log(n / max(wanted, 1)))
+    for n, wanted in zip(mesh, asked, strict=True)
+    if wanted != -1
+  )
+  meshes = sorted(meshes, key=lambda mesh: (distance(mesh), mesh))[:most]
+  return ', '.join(' x '.join(map(str, mesh)) for mesh in meshes)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Arrays [B, ...]: rows over every device."""
+  """Arrays [B, ...]: rows over the batch axes."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
@@ -41,20 +96,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(mesh: Mesh, abstract):
-  """Fully sharded: each large leaf split along its largest axis that divides.
+  """Fully sharded; parameters, optimizer state and EMA lie alike."""
 
-  Parameters, optimizer state and EMA follow the same rule, so they match.
-  """
-  size = mesh.shape['fsdp']
+  def rule(path, leaf) -> NamedSharding:
+    names = [str(getattr(k, 'key', getattr(k, 'name', k))) for k in path]
+    spec = placement.stored_leaf(names, leaf.shape, mesh.shape)
+    return NamedSharding(mesh, spec)
 
-  def rule(leaf) -> NamedSharding:
-    spec = [None] * len(leaf.shape)
-    free = [n for n, d in enumerate(leaf.shape) if d % size == 0]
-    if size > 1 and free and np.prod(leaf.shape) >= SMALLEST:
-      spec[max(free, key=lambda n: leaf.shape[n])] = 'fsdp'
-    return NamedSharding(mesh, PartitionSpec(*spec))
-
-  return jax.tree.map(rule, abstract)
+  return jax.tree_util.tree_map_with_path(rule, abstract)
 
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:

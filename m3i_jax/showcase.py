@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from m3i_jax import captions, sharding, views
 from m3i_jax.data import pipeline, sources
 from m3i_jax.data.tokenizer import Tokenizer
-from m3i_jax.dataset import HOST_ONLY
 from m3i_jax.gradient import Teachers
 from m3i_jax.objective import Objective, Sample
 from m3i_jax.panel import Panel
@@ -90,7 +89,6 @@ class Encoders:
     ]
     batch = jax.tree.map(lambda *x: np.stack(x), *rows)
     records = [source[int(i)] for i in batch['record']]
-    batch = {k: v for k, v in batch.items() if k not in HOST_ONLY}
     sample, answers = jax.device_get(
       jax.jit(self._answers)(
         state.params, Teachers(state.ema, state.frozen), state.running, batch

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from m3i_jax.gradient import Teachers, loss_and_gradient, norm
+from m3i_jax import guard
+from m3i_jax.gradient import Teachers, loss_and_gradient, norms
 from m3i_jax.objective import Objective
 from m3i_jax.optim import Schedule
 
@@ -28,6 +29,8 @@ class TrainState:
     running: what regularizers keep from step to step, such as centres.
     opt_state: optax's.
     balance: of lambda, {} or {'g_u', 'g_m'}.
+    guard: see `guard.init`.
+    counts: see `guard.init_counts`.
   """
 
   step: jax.Array
@@ -37,6 +40,8 @@ class TrainState:
   running: dict
   opt_state: optax.OptState
   balance: dict
+  guard: dict
+  counts: dict
 
 
 def init_state(
@@ -44,8 +49,11 @@ def init_state(
   optimizer: optax.GradientTransformation,
   seed: int,
   batch: dict,
+  spike: bool = False,
 ) -> TrainState:
   """A fresh state; `batch` gives shapes and dtypes only.
+
+  spike: the state also keeps the usual norm of the gradient.
 
   The weights of a frozen teacher, too, are fresh: `state.replace` them.
   """
@@ -62,6 +70,8 @@ def init_state(
     running=variables.get('running', {}),
     opt_state=optimizer.init(params),
     balance=objective.balance.init(),
+    guard=guard.init(spike),
+    counts=guard.init_counts(),
   )
 
 
@@ -70,11 +80,19 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   momentum: Schedule,
   seed: int,
+  spike: float = 0.0,
+  parts: int = 1,
 ) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
   """The step as a pure function (state, batch) -> (state, metrics).
 
   It does all of it: EMA, colours, masks, mix, targets, losses, lambda, update.
-  Randomness comes from (seed, step, sample), whatever the mesh.
+  Randomness comes from (seed, step, sample), whatever the mesh. A step that is
+  not finite is left out, see guard.py.
+
+  Args:
+    momentum: step -> mu of the EMA.
+    spike: see `guard.judge`.
+    parts: see `loss_and_gradient`.
   """
 
   def train_step(state: TrainState, batch: dict) -> tuple[TrainState, Metrics]:
@@ -94,20 +112,31 @@ def make_train_step(
       state.balance,
       batch,
       key,
+      parts,
     )
     updates, opt_state = optimizer.update(
       gradient, state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
-    metrics |= {'grad_norm': norm(gradient), 'ema_momentum': mu}
+    sizes = norms(gradient)
+    size = jnp.sqrt(jnp.square(sizes).sum())
+    good, guarded = guard.judge(state.guard, loss, size, spike)
+    new = dict(
+      params=params, ema=ema, running=running, opt_state=opt_state,
+      balance=balance,
+    )  # fmt: skip
+    old = {k: getattr(state, k) for k in new}
     state = state.replace(
       step=state.step + 1,
-      params=params,
-      ema=ema,
-      running=running,
-      opt_state=opt_state,
-      balance=balance,
+      guard=guarded,
+      counts=guard.counted(state.counts, batch),
+      **guard.choose(good, new, old),
     )
+    metrics |= {'grad_norm': size, 'ema_momentum': mu, 'good': good}
+    metrics |= {'leaves': ~jnp.isfinite(sizes)} | state.guard
+    metrics |= {k: v for k, v in state.counts.items() if k in batch}
+    if 'record' in batch:
+      metrics['samples'] = guard.digest(batch['record'])
     return state, metrics
 
   return train_step
@@ -123,7 +152,9 @@ def zero_batch(
     'flip': np.zeros(size, bool),
   }
   batch = {letter: view() for letter in letters}
-  batch['label'] = np.zeros(size, np.int32)
+  batch['label'] = batch['record'] = np.zeros(size, np.int32)
+  batch['replaced'] = np.zeros(size, bool)
   if text_length:
     batch['text'] = np.ones((size, text_length), np.int32)
+    batch['truncated'] = np.zeros(size, bool)
   return batch

@@ -1,6 +1,6 @@
 """A run: data, state, loop, evaluations, checkpoints, report."""
 
-import json
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -11,13 +11,12 @@ from ml_collections import ConfigDict
 from m3i_jax import (
   build,
   dataset,
-  evals,
-  files,
+  flops,
+  guard,
   init_from,
   metrics,
-  report,
+  processes,
   sharding,
-  showcase,
   step,
   weights,
 )
@@ -25,22 +24,40 @@ from m3i_jax import config as schema
 from m3i_jax.alarm import CollapseAlarm
 from m3i_jax.checkpoint import Checkpoints
 from m3i_jax.data import texts
-from m3i_jax.errors import UserError
-from m3i_jax.objective import Objective
-from m3i_jax.optim import momentum
+from m3i_jax.errors import Diverged
+from m3i_jax.incidents import Incidents, Rollback
+from m3i_jax.meter import Meter
+from m3i_jax.program import Program, places_of
+from m3i_jax.scoring import Scoring
+from m3i_jax.steplog import StepLog
+from m3i_jax.watchdog import Watchdog
+from m3i_jax.workdir import begun, claim
 
 
-def train(config: ConfigDict, workdir: str) -> bool:
+def train(
+  config: ConfigDict,
+  workdir: str,
+  profile: tuple[int, int] | None = None,
+  accept: bool = False,
+) -> bool:
   """Trains, or goes on, to the last step; True when the run is complete.
 
+  Args:
+    profile: (start, stop), steps of which WORKDIR/profile gets a trace.
+    accept: a run that goes on may have another config than it began with.
   Raises:
     UserError: anything that the user can mend, before the first step.
+    Diverged: too many steps were not finite.
   """
   workdir = Path(workdir)
-  teacher, *run = parts(config, jax.device_count(), not _begun(workdir))
+  teacher, evaluators, _ = parts(
+    config, jax.device_count(), not begun(workdir)
+  )
   mesh = sharding.make_mesh(**config.mesh)
-  dataset.check_splits(config, run[0])
-  claim(config, workdir)
+  dataset.check_splits(config, evaluators)
+  accepted = processes.first('claim', lambda: claim(config, workdir, accept))
+  for change in accepted or []:
+    _say(f'accepted: {change}')
   data = dataset.Data.open(config, workdir)
   objective = build.build(
     config,
@@ -49,12 +66,15 @@ def train(config: ConfigDict, workdir: str) -> bool:
     teacher,
   )
   data.recipe = dataset.recipe(config, objective, data)
-  if data.recipe.text and jax.process_index() == 0:
+  if data.recipe.text:
     told = texts.truncation(data.source, data.recipe.text)
     if told:
-      print(f'warning: {told}', file=sys.stderr)
-  with jax.set_mesh(mesh):
-    return _Run(config, workdir, mesh, data, objective, *run).go()
+      _say(f'warning: {told}')
+  program = Program(config, objective, mesh)
+  watched = Watchdog(config.watchdog, processes.who())
+  with jax.set_mesh(mesh), watched as dog:
+    scoring = Scoring(config, workdir, objective, data, evaluators, mesh)
+    return _Run(program, workdir, data, scoring, dog, profile).go()
 
 
 def parts(config: ConfigDict, devices: int, fresh: bool = True):
@@ -76,244 +96,202 @@ class _Run:
   """One process's part of a run; `go` reads from top to bottom."""
 
   def __init__(
-    self, config, workdir, mesh, data, objective: Objective, evaluators,
-    optimizer,
+    self, program: Program, workdir: Path, data: dataset.Data,
+    scoring: Scoring, dog: Watchdog, profile: tuple[int, int] | None,
   ):  # fmt: skip
-    self.config, self.workdir, self.mesh = config, workdir, mesh
-    self.data, self.objective, self.evaluators = data, objective, evaluators
-    self.optimizer = optimizer.build(config.total_steps)
-    self.rate = optimizer.schedule(config.total_steps)
-    self.batch_sharding = sharding.batch_sharding(mesh)
-    self.seen = showcase.Encoders(config, objective, data.tokenizer, mesh)
-    self.features = None
-    # Made where it will lie: no device ever holds all of it.
-    places = sharding.state_shardings(mesh, jax.eval_shape(self.init))
-    self.make = jax.jit(self.init, out_shardings=places)
-    self.last = {}  # {steps done: scores}, the newest
+    self.program, self.config = program, program.config
+    self.workdir, self.data, self.scoring = workdir, data, scoring
+    self.dog, self.profile = dog, _Profile(workdir, profile)
+    self.train_step = None
 
   def go(self) -> bool:
     """From the first state to the report; False if a signal stopped it."""
     config = self.config
-    checkpoints = Checkpoints(
-      self.workdir, config.checkpoint_every, config.keep
-    )
-    start, state = self.first_state(checkpoints)
-    writer = metrics.Writer(self.workdir)
-    writer.truncate(start)
-    rows = sharding.local_rows(self.batch_sharding, config.batch_size)
-    batches = self.data.batches(config, start, rows)
-    if start < config.total_steps:
-      first = next(batches)
-      train_step = self.compile(state, first)
-    # From here on the clock of the progress bar runs.
-    bar = metrics.Progress(config.total_steps, start)
-    log = metrics.StepLog(
-      writer,
-      bar,
-      self.rate,
-      config.batch_size,
-      config.log_every,
-      CollapseAlarm(self.objective.made_by_encoders),
-    )
-    for number in range(start, config.total_steps):
-      batch = first if number == start else log.waiting(lambda: next(batches))
-      log.replaced(batch['replaced'].sum())
-      if 'truncated' in batch:
-        log.truncated(batch['truncated'].sum())
-      batch = self.put(batch)
-      with jax.transfer_guard('disallow'):
-        state, measured = train_step(state, batch)
-      done = number + 1
-      log.step(done, measured)
-      if done % config.checkpoint_every == 0:
-        log.flush()  # so that what is not finite is never saved
-      checkpoints.save(done, state, schema.as_json(config))
-      if checkpoints.reached_preemption(done):
-        log.flush()
-        bar.print(f'stopped by a signal; step {done} is saved')
-        checkpoints.close()
+    with self.dog.phase('open the checkpoints'):
+      self.checkpoints = Checkpoints(
+        self.workdir, config.checkpoint_every, config.keep
+      )
+    with contextlib.closing(self.checkpoints):
+      start, state = self.first_state()
+      self.writer = metrics.Writer(self.workdir)
+      if start < config.total_steps and self.train_step is None:
+        self.compile(state)
+      # From here on the clock of the progress bar runs.
+      self.bar = metrics.Progress(config.total_steps, start)
+      self.log = self.new_log()
+      while True:
+        try:
+          start, state = self.steps(start, state)
+          break
+        except Rollback as rollback:
+          start, state = self.roll_back(rollback)
+      if start < config.total_steps:
+        self.bar.print(f'stopped by a signal; step {start} is saved')
         return False
+      with self.dog.phase('save'):
+        self.save(config.total_steps, state, force=True)
+        self.checkpoints.wait()
+      self.bar.close()
+      self.writer.close()
+      with self.dog.phase('report'):
+        self.scoring.finish(state, self.program.make)
+    return True
+
+  def steps(self, start: int, state: step.TrainState):
+    """(steps done, state) after the last step, or where a signal came."""
+    config, log, dog = self.config, self.log, self.dog
+    self.writer.truncate(start)
+    passed = int(state.guard['passed'])
+    batches = self.data.batches(config, start + passed, self.program.rows())
+    for number in range(start, config.total_steps):
+      done = number + 1
+      self.profile.before(number)
+      with dog.phase('wait for data'):
+        batch = self.program.put(log.waiting(lambda: next(batches)))
+      with jax.transfer_guard('disallow'):
+        state, measured = self.train_step(state, batch)
+      log.step(done, measured)
+      dog.beat(done)
+      if done % config.checkpoint_every == 0:
+        log.flush()  # so that a state on the brink is never saved
+      with dog.phase('save'):
+        if log.good:
+          self.save(done, state)
+        stop = self.checkpoints.reached_preemption(done)
+      if stop:
+        log.flush()
+        return done, state
       if done == config.total_steps or (
         config.eval_every and done % config.eval_every == 0
       ):
-        log.flush(self.evaluate(state, done, log, bar))
-    checkpoints.save(
-      config.total_steps, state, schema.as_json(config), force=True
-    )
-    checkpoints.wait()
-    bar.close()
-    writer.close()
-    self.finish(state)
-    checkpoints.close()
-    return True
+        with dog.phase('evaluate'):
+          log.flush(self.evaluate(state, done))
+    self.profile.stop()
+    return config.total_steps, state
 
-  def first_state(self, checkpoints: Checkpoints):
-    """(steps done, state): the newest checkpoint's, or a fresh one."""
-    if checkpoints.latest_step() is None:
-      return 0, self.fresh_state()
-    abstract = jax.eval_shape(self.init)
-    return checkpoints.restore(
-      jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        abstract,
-        sharding.state_shardings(self.mesh, abstract),
-      )
+  def save(self, done: int, state, force: bool = False) -> None:
+    self.checkpoints.save(done, state, schema.as_json(self.config), force)
+
+  def evaluate(self, state: step.TrainState, done: int) -> dict[str, float]:
+    """Shows what the evaluators say of the online encoder."""
+    return self.log.pause(
+      lambda: self.scoring.on_the_way(state.params, done, self.bar.print)
     )
+
+  def first_state(self) -> tuple[int, step.TrainState]:
+    """(steps done, state): the newest checkpoint's, or a fresh one."""
+    with self.dog.phase('restore'):
+      if self.checkpoints.latest_step() is None:
+        return 0, self.fresh_state()
+      return self.checkpoints.restore(self.program.state())
 
   def fresh_state(self) -> step.TrainState:
     """Of step 0, what files have of it read from them."""
-    tokenizer = self.workdir / 'tokenizer.model'
+    config = self.config
     state = init_from.start(
-      self.config.init_from, self.make(), self.objective, tokenizer
-    )
+      config.init_from, self.program.make(), self.program.objective,
+      self.workdir / 'tokenizer.model',
+    )  # fmt: skip
     if not state.frozen:
       return state
-    loaded = weights.load(self.config.teacher, state.frozen['teacher'])
-    places = jax.tree.map(lambda x: x.sharding, state.frozen)
+    loaded = weights.load(config.teacher, state.frozen['teacher'])
+    places = places_of(state.frozen)
     return state.replace(frozen=jax.device_put({'teacher': loaded}, places))
 
-  def init(self) -> step.TrainState:
-    """The state of step 0, a pure function of the config."""
-    length = self.config.data.text_length if self.data.tokenizer else 0
-    shapes = step.zero_batch(
-      2, self.config.image_size, self.objective.view_letters, length
+  def roll_back(self, rollback: Rollback) -> tuple[int, step.TrainState]:
+    """The last good checkpoint's state; UserError after too many of them."""
+    most, done = self.config.guard.rollbacks, rollback.step
+    if rollback.guard['rollbacks'] >= most:
+      raise Diverged(
+        f'step {done}: {self.config.guard.patience} steps in a row were left '
+        f'out, after {rollback.guard["rollbacks"]} rollbacks; '
+        f'{self.workdir / "incidents.jsonl"} names losses, parameters and '
+        'pictures: lower config.optimizer.learning_rate, or set '
+        'config.optimizer.clip'
+      )
+    self.checkpoints.wait()
+    start, state = self.first_state()
+    new = guard.rolled_back(
+      rollback.guard, done, jax.device_get(state.guard), start
     )
-    return step.init_state(
-      self.objective, self.optimizer, self.config.seed, shapes
+    state = state.replace(guard=jax.device_put(new, places_of(state.guard)))
+    self.bar.print(
+      f'gone back to step {start}; batches up to step {done} are passed over'
     )
+    self.log = self.new_log()
+    self.log.incidents.write(dict(step=done, event='rollback', to=start))
+    return start, state
 
-  def put(self, batch: dict) -> dict:
-    """What the step reads of a batch, on the devices."""
-    batch = {k: v for k, v in batch.items() if k not in dataset.HOST_ONLY}
-    return sharding.put(batch, self.batch_sharding, self.config.batch_size)
-
-  def compile(self, state, batch: dict):
-    """The train step, compiled for this state and these batches."""
-    batch = self.put(batch)
+  def compile(self, state: step.TrainState) -> None:
+    """Makes the train step."""
     begun = time.monotonic()
-    mu = momentum(**self.config.ema, total_steps=self.config.total_steps)
-    train_step = step.make_train_step(
-      self.objective, self.optimizer, mu, self.config.seed
-    )
-    shardings = jax.tree.map(lambda x: x.sharding, state)
-    compiled = (
-      jax.jit(
-        train_step,
-        donate_argnums=0,
-        out_shardings=(shardings, sharding.replicated(self.mesh)),
-      )
-      .lower(state, batch)
-      .compile()
-    )
-    seconds = time.monotonic() - begun
+    with self.dog.phase('compile'):
+      self.train_step = self.program.lower().compile()
     size = sum(x.size for x in jax.tree.leaves(state.params))
-    if jax.process_index() == 0:
-      print(
-        f'{size / 1e6:.2f} M parameters, {jax.device_count()} '
-        f'{jax.devices()[0].device_kind} device(s), step compiled in '
-        f'{seconds:.0f} s',
-        file=sys.stderr,
-      )
-    return compiled
-
-  def evaluate(self, state, done: int, log, bar) -> dict[str, float]:
-    """Shows what the evaluators say of the online encoder."""
-    scores = log.pause(lambda: self.scores(state.params))
-    self.last = {done: scores}
-    if scores and done < self.config.total_steps:
-      told = (
-        f'{k.replace("/top1", "").replace("_", " ")} {v:.1f}'
-        for k, v in scores.items()
-        if k.endswith('top1')
-      )
-      bar.print(f'step {done}: {", ".join(told)}')
-    return {f'eval/{k}': v for k, v in scores.items()}
-
-  def scores(self, params) -> dict[str, float]:
-    """The evaluators' metrics in percent for these parameters."""
-    if not self.evaluators:
-      return {}
-    encode = self.seen.of(params)
-    if self.features is None:
-      self.features = evals.EncodedFeatures(
-        *encode, lambda split: dataset.open_split(self.config, split),
-        self.config.image_size, min(256, self.config.batch_size),
-      )  # fmt: skip
-    return evals.evaluate(
-      self.evaluators, self.features.with_encoders(*encode)
+    _say(
+      f'{size / 1e6:.2f} M parameters, {jax.device_count()} '
+      f'{jax.devices()[0].device_kind} device(s), step compiled in '
+      f'{time.monotonic() - begun:.0f} s'
     )
 
-  def finish(self, state) -> None:
-    """The final table and the report, on process 0."""
-    config = self.config
-    rows = {}
-    if self.evaluators:
-      rows['raw pixels'] = evals.evaluate(
-        self.evaluators,
-        evals.PixelFeatures(lambda split: dataset.open_split(config, split)),
-      )
-      rows['untrained'] = self.scores(self.make().params)
-      done = self.last.get(config.total_steps)
-      rows['trained'] = done or self.scores(state.params)
-      if state.ema:
-        rows['EMA'] = self.scores(state.params | state.ema)
-    panel = None
-    if config.panel.examples:
-      panel = self.seen.panel(
-        state,
-        dataset.open_split(config, config.panel.split or config.data.split),
-        self.data.recipe,
-      )
-    if jax.process_index():
-      return
-    if rows:
-      print(evals.table(rows))
-      for name, line in evals.explain(self.evaluators).items():
-        print(f'  {name.replace("_", " ")}: {line}')
-    path = report.write_report(
+  def new_log(self) -> StepLog:
+    """What listens to the steps, without a memory of earlier ones."""
+    config, objective = self.config, self.program.objective
+    length = config.data.text_length if self.data.recipe.text else 0
+    needed = flops.analytic(
+      objective, config.image_size, config.batch_size, length
+    )
+    incidents = Incidents(
       self.workdir,
-      metrics.read(self.workdir),
-      rows,
-      panel,
-      json.dumps(schema.as_json(config), indent=2),
-      f'm3i_jax: {self.workdir.name}',
-      evals.explain(self.evaluators),
+      _names(self.program.state().params),
+      lambda position, rows: self.data.pictures(config, position, rows),
+      config.guard.patience,
+      self.bar.print,
     )
-    print(f'report: {path}')
+    return StepLog(
+      self.writer,
+      self.bar,
+      build.optimizer(config).schedule(config.total_steps),
+      config.log_every,
+      Meter(sum(needed.values()), config.batch_size),
+      CollapseAlarm(objective.made_by_encoders),
+      incidents,
+    )
 
 
-def claim(config: ConfigDict, workdir: Path) -> Path:
-  """Makes the run's directory, or checks that it is this run's.
+class _Profile:
+  """A trace of some steps, for TensorBoard's profiler or Perfetto."""
 
-  Raises:
-    UserError: it cannot be written, or holds a run of another config.
-  """
-  path = workdir / 'config.json'
-  new = schema.as_json(config)
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-      changed = schema.differences(json.loads(path.read_text()), new)
-      if changed and not _begun(workdir):
-        # A mistake ended it before its first step; this is its correction.
-        (workdir / 'tokenizer.model').unlink(missing_ok=True)
-      elif changed:
-        raise UserError(
-          f'{workdir} holds a run of another config ({"; ".join(changed)}): '
-          'name another --workdir, or go on with the config of that run'
-        )
-    files.write(path, json.dumps(new, indent=2))
-  except OSError as error:
-    raise UserError(
-      f'cannot write to --workdir {workdir} ({error.strerror}): name a '
-      'directory that can be written'
-    ) from error
-  return workdir
+  def __init__(self, workdir: Path, steps: tuple[int, int] | None):
+    self.directory, self.steps = str(workdir / 'profile'), steps
+    self.running = False
+
+  def before(self, number: int) -> None:
+    """To be called before step `number`, counted from 0."""
+    if self.steps and number == self.steps[0]:
+      jax.profiler.start_trace(self.directory)
+      self.running = True
+    elif self.steps and number == self.steps[1]:
+      self.stop()
+
+  def stop(self) -> None:
+    if self.running:
+      jax.profiler.stop_trace()
+      self.running = False
+      _say(f'trace: {self.directory}')
 
 
-def _begun(workdir: Path) -> bool:
-  """Whether a run has left anything that a new one would overwrite."""
-  logged = workdir / metrics.NAME
-  return any((workdir / 'checkpoints').glob('*')) or (
-    logged.exists() and logged.stat().st_size > 0
-  )
+def _names(tree) -> list[str]:
+  return [
+    jax.tree_util.keystr(path, simple=True, separator='/')
+    for path, _ in jax.tree.leaves_with_path(tree)
+  ]
+
+
+def _say(line: str) -> None:
+  """A line of the run, once."""
+  if jax.process_index() == 0:
+    print(line, file=sys.stderr)
+
+
+__all__ = ['claim', 'parts', 'train']

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3i_jax import alarm, metrics
+from m3i_jax import metrics
 from m3i_jax.errors import UserError
 
 
@@ -91,65 +91,3 @@ def test_a_terminal_gets_a_bar_that_starts_where_the_run_does():
   progress.close()
   shown = terminal.getvalue()
   assert '4/10' in shown and '10/10' in shown and 'a line\n' in shown
-
-
-def step_log(tmp_path, every=2):
-  writer = metrics.Writer(tmp_path)
-  bar = metrics.Progress(8, file=io.StringIO())
-  return metrics.StepLog(writer, bar, lambda step: 0.5 * step, 16, every)
-
-
-def test_a_step_is_told_when_the_next_is_on_its_way(tmp_path):
-  log = step_log(tmp_path)
-  for step in range(1, 5):
-    log.step(step, {'loss': jnp.float32(step)})
-  assert [row['step'] for row in metrics.read(tmp_path)] == [2]
-  log.flush({'eval/knn': 7.0})
-  rows = metrics.read(tmp_path)
-  assert [row['step'] for row in rows] == [2, 4]
-  assert rows[1]['eval/knn'] == 7.0 and rows[1]['learning_rate'] == 1.5
-  assert rows[1]['images_per_s'] == pytest.approx(16e3 / rows[1]['step_ms'])
-
-
-def test_what_is_not_finite_stops_the_run_by_name(tmp_path):
-  log = step_log(tmp_path, every=1)
-  log.step(1, {'loss': jnp.float32(1), 'loss/text': jnp.float32(np.inf)})
-  with pytest.raises(UserError, match='step 1: loss/text not finite'):
-    log.flush()
-  assert metrics.read(tmp_path)[0]['loss/text'] is None
-
-
-def test_unreadable_pictures_are_counted(tmp_path):
-  log = step_log(tmp_path, every=1)
-  log.replaced(2)
-  log.replaced(1)
-  log.step(1, {'loss': jnp.float32(1)})
-  log.flush()
-  assert metrics.read(tmp_path)[0]['replaced_pictures'] == 3
-
-
-def test_a_collapse_is_printed_once_and_marked(tmp_path):
-  log = step_log(tmp_path, every=1)
-  log.alarm = alarm.CollapseAlarm(['inter'])
-  for step in range(1, alarm.ROWS + 3):
-    log.step(step, {'loss': 1.0, 'target_std/inter': jnp.float32(0.01)})
-  log.flush()
-  shown = log.bar._file.getvalue().splitlines()
-  assert sum('target inter has collapsed' in line for line in shown) == 1
-  marks = [row.get('alarm/inter') for row in metrics.read(tmp_path)]
-  assert marks == [None] * (alarm.ROWS - 1) + [1.0] * 3
-
-
-def test_cut_texts_are_counted_where_there_are_texts(tmp_path):
-  log = step_log(tmp_path, every=1)
-  log.step(1, {'loss': jnp.float32(1)})
-  log.flush()
-  log.truncated(0)
-  log.step(2, {'loss': jnp.float32(1)})
-  log.flush()
-  log.truncated(np.int64(3))
-  log.truncated(2)
-  log.step(3, {'loss': jnp.float32(1)})
-  log.flush()
-  counts = [row.get('truncated_texts') for row in metrics.read(tmp_path)]
-  assert counts == [None, 0, 5]

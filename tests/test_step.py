@@ -7,6 +7,7 @@ import pytest
 
 from m3i_jax import build, sharding
 from m3i_jax.optim import Optimizer, decayed, momentum
+from m3i_jax.models import placement
 from m3i_jax.step import init_state, make_train_step, zero_batch
 from tests import small
 
@@ -234,7 +235,7 @@ def test_no_mesh_changes_the_run(run, shape):
   """Same colours, masks and dropped paths: else the losses would be apart."""
   mesh = sharding.make_mesh(*shape)
   with pytest.MonkeyPatch.context() as patch, jax.set_mesh(mesh):
-    patch.setattr(sharding, 'SMALLEST', 64)
+    patch.setattr(placement, 'SMALLEST', 64)
     other = Run(step_config(), BATCHES, mesh)
   assert 'sharding_constraint' in other.text
   assert 'sharding_constraint' not in run.text

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from m3i_jax.models import convolution, layers, transformer
+from m3i_jax.models import convolution, layers, placement, transformer
 
 Array = jax.Array
 INIT = nn.initializers.normal(0.02)
@@ -36,7 +36,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, drop: Array) -> tuple[Array, None]:
-    x, width = layers.batch_sharded(x), x.shape[-1]
+    x, width = placement.batch_sharded(x), x.shape[-1]
     y = convolution.DepthwiseConv(7, INIT, self.dtype, name='conv_dw')(x)
     y = layers.LayerNorm(name='norm')(y)
     y = transformer.Mlp(4 * width, self.dtype, INIT, name='mlp')(y)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m3i_jax.models import layers, transformer
+from m3i_jax.models import layers, placement, transformer
 
 Array = jax.Array
 
@@ -47,7 +47,7 @@ class Conv(nn.Module):
     kernel = self.param('kernel', self.kernel_init or default, shape)
     x = jax.lax.conv_general_dilated(
       x.astype(dtype),
-      kernel.astype(dtype),
+      placement.gathered(kernel.astype(dtype)),
       (self.stride, self.stride),
       [(self.pad, self.pad)] * 2,
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),

@@ -14,9 +14,8 @@ the derivative to the offset is the one to the right, as in the reference.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, PartitionSpec
 
-from m3i_jax.models.layers import BATCH_AXES
+from m3i_jax.models import placement
 from m3i_jax.models.sampling import (
   Samples,
   beside,
@@ -88,28 +87,13 @@ def dcnv3(
     samples = Samples.at(places, modulation, height, width)
     return IMPLS[impl](value, samples).astype(value.dtype)
 
-  return on_own_images(sample, n)(value, offset, modulation)
-
-
-def on_own_images(function, images: int):
-  """The function as each device runs it on its part of the batch.
-
-  A gather from a table of all images would bring all of them to each device.
-  """
-  mesh = jax.sharding.get_abstract_mesh()
-  sizes = [mesh.shape.get(axis, 0) for axis in BATCH_AXES]
-  free = all(kind == AxisType.Auto for kind in mesh.axis_types)
-  if not all(sizes) or images % np.prod(sizes) or not free:
-    return function
-  batch = PartitionSpec(BATCH_AXES)
-  return jax.shard_map(
-    function, in_specs=batch, out_specs=batch, check_vma=False
-  )
+  own = placement.on_own_rows(sample, n, (3, groups))
+  return own(value, offset, modulation)
 
 
 def choice(cells: int) -> str:
   """The formulation for a map of so many cells on this platform."""
-  if jax.default_backend() != 'tpu':
+  if placement.platform() != 'tpu':
     return 'corners'
   return 'onehot' if cells <= TPU_DENSE else 'packed'
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m3i_jax.models import convolution, layers, transformer
+from m3i_jax.models import convolution, layers, placement, transformer
 from m3i_jax.models.dcnv3 import dcnv3
 from m3i_jax.models.pooling import AttentionPool
 
@@ -117,7 +117,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, one: dict) -> tuple[Array, None]:
-    x = layers.batch_sharded(x)
+    x = placement.batch_sharded(x)
     mlp = transformer.Mlp(4 * x.shape[-1], self.dtype, INIT, name='mlp')
     for n, branch in enumerate((self.dcn(name='dcn'), mlp), start=1):
       x = x + self._drop(self._branch(branch, n, x), one['drop'])

@@ -14,65 +14,56 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
+
+from m3i_jax.models import placement
 
 Array = jax.Array
 Dtype = Any
-BATCH_AXES = ('replica', 'fsdp')
-
-
-def batch_sharded(x: Array) -> Array:
-  """Pin the first axis of an activation to the mesh's batch axes, if any.
-
-  Left alone, the compiler may shard activations like the parameters. Outside a
-  mesh (a notebook, one device) it does nothing.
-  """
-  mesh = jax.sharding.get_abstract_mesh()
-  if not set(BATCH_AXES) <= set(mesh.axis_names):
-    return x
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
-
-
-def replicated(x: Array) -> Array:
-  """Gather an array onto every device of the mesh, if any, once."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if not set(BATCH_AXES) <= set(mesh.axis_names):
-    return x
-  return jax.lax.with_sharding_constraint(x, PartitionSpec())
-
 
 def stream(dtype: Dtype) -> Dtype:
   """The dtype of activations."""
   return jnp.float32 if dtype == 'mixed' else dtype
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def product(x: Array, kernel: Array, dtype: Dtype, axis: int = 0) -> Array:
-  """x [..., D] @ kernel [D, E], summed in float32, in the stream's dtype.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def product(
+  x: Array, kernel: Array, dtype: Dtype, axis: int = 0, split: int | None = None
+) -> Array:
+  """x [..., D] @ kernel [D, ...], summed in float32, in the stream's dtype.
 
   With `axis` 1 the kernel is [E, D], such as an embedding that also scores. The
   operands of the backward products are rounded like those of the forward one;
-  the kernel's gradient is never rounded.
+  the kernel's gradient is never rounded. `split`: of the kernel, see
+  `placement.gather`.
   """
-  return _product_forward(x, kernel, dtype, axis)[0]
+  return _product_forward(x, kernel, dtype, axis, split)[0]
 
 
-def _product_forward(x, kernel, dtype, axis):
-  operand = jnp.bfloat16 if dtype == 'mixed' else dtype
-  x, kernel = x.astype(operand), kernel.astype(operand)
-  y = _contract(x, kernel, x.ndim - 1, axis)
+def _operand(x, dtype):
+  return x.astype(jnp.bfloat16 if dtype == 'mixed' else dtype)
+
+
+def _product_forward(x, kernel, dtype, axis, split):
+  x = _operand(x, dtype)
+  used = placement.gather(_operand(kernel, dtype), split)
+  y = _contract(x, used, x.ndim - 1, axis)
+  # The kernel as it is stored: no device keeps what it has gathered.
   return y.astype(stream(dtype)), (x, kernel)
 
 
-def _product_backward(dtype, axis, operands, gradient):
+def _product_backward(dtype, axis, split, operands, gradient):
   x, kernel = operands
+  used = placement.gather(_operand(kernel, dtype), split)
   gradient = gradient.astype(x.dtype)
   rows = tuple(range(x.ndim - 1))
-  to_x = _contract(gradient, kernel, x.ndim - 1, 1 - axis)
+  columns = tuple(range(x.ndim - 1, gradient.ndim))
+  others = tuple(n for n in range(kernel.ndim) if n != axis)
+  to_x = _contract(gradient, used, columns, others)
   # In the kernel's own order: a transposed sum of bfloat16 products is more
   # than XLA can do on a CPU.
   sides = (gradient, x) if axis else (x, gradient)
-  return to_x.astype(stream(dtype)), _contract(*sides, rows, rows)
+  to_kernel = placement.scatter(_contract(*sides, rows, rows), split)
+  return to_x.astype(stream(dtype)), to_kernel
 
 
 def _contract(x, y, x_axes, y_axes) -> Array:
@@ -86,23 +77,40 @@ product.defvjp(_product_forward, _product_backward)
 
 
 class Dense(nn.Module):
-  """x @ kernel + bias, [..., D] -> [..., width]."""
+  """x @ kernel + bias, [..., D] -> [..., width].
+
+  Attributes:
+    parts: above 1, the columns are so many equal parts side by side, such as
+      queries, keys and values, and come out as a list of them.
+  """
 
   width: int
   dtype: Dtype = jnp.float32
   kernel_init: Callable = nn.initializers.xavier_uniform()
   use_bias: bool = True
+  parts: int = 1
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Array) -> Array | list[Array]:
     shape = (x.shape[-1], self.width)
     kernel = self.param('kernel', self.kernel_init, shape)
+    bias = None
+    if self.use_bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.width,))
+      bias = bias.astype(stream(self.dtype))
     # The product's input gradient has the stream's dtype: so must its input.
-    x = product(x.astype(stream(self.dtype)), kernel, self.dtype)
-    if not self.use_bias:
-      return x
-    bias = self.param('bias', nn.initializers.zeros, (self.width,))
-    return x + bias.astype(stream(self.dtype))
+    x = x.astype(stream(self.dtype))
+    if self.parts > 1 and placement.sizes().get('tensor', 1) > 1:
+      # Each part is split on its own, so that heads stay whole.
+      kernel = kernel.reshape(shape[0], self.parts, -1)
+      split = placement.COLUMNS
+      x = product(x, kernel, self.dtype, 0, split)
+      x = x if bias is None else x + bias.reshape(self.parts, -1)
+      return [x[..., n, :] for n in range(self.parts)]
+    x = product(x, kernel, self.dtype, 0, placement.SPLIT.get(self.name))
+    x = x if bias is None else x + bias
+    # Split, not index: the gradient is then one concatenation.
+    return jnp.split(x, self.parts, axis=-1) if self.parts > 1 else x
 
 
 class LayerNorm(nn.Module):

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from m3i_jax.models import layers, transformer
+from m3i_jax.models import layers, placement, transformer
 
 Array = jax.Array
 
@@ -35,7 +35,7 @@ class AttentionPool(nn.Module):
     `mask`: bool [B, K], the tokens to pool; the same as pooling those alone.
     """
     del frame  # One vector for the picture does not depend on t.
-    tokens = layers.batch_sharded(own['tokens'])
+    tokens = placement.batch_sharded(own['tokens'])
     b, n, width = tokens.shape
     weight = jnp.ones((b, n)) if mask is None else mask.astype(jnp.float32)
     mean = jnp.einsum('bn,bnd->bd', weight, tokens.astype(jnp.float32))
@@ -50,7 +50,7 @@ class AttentionPool(nn.Module):
     if mask is not None:
       mask = mask[:, None, None, :]
     pooled = jax.nn.dot_product_attention(q, k, v, mask=mask)
-    pooled = layers.batch_sharded(pooled)
+    pooled = placement.batch_sharded(pooled)
     out = layers.Dense(self.out, self.dtype, name='proj')
     return out(pooled.reshape(b, width)).astype(jnp.float32)
 

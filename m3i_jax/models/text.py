@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from m3i_jax.models import layers, transformer
+from m3i_jax.models import layers, placement, transformer
 
 # width, depth, heads, hidden width of the MLP
 VARIANTS = {
@@ -95,7 +95,7 @@ class TextTower(nn.Module):
   def _embedded(self, text: jax.Array) -> jax.Array:
     word = self.param('word', INIT, (self.vocabulary, self.width))
     position = self.param('position', INIT, (self.positions, self.width))
-    x = word[text] + position[: text.shape[1]]
+    x = placement.gathered(word)[text] + position[: text.shape[1]]
     if not self.post_norm:
       return x
     x = x + self.param('type', INIT, (2, self.width))[0]

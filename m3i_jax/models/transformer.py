@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m3i_jax.models import layers
+from m3i_jax.models import layers, placement
 
 Array = jax.Array
 REMAT = {
@@ -41,10 +41,9 @@ class Attention(nn.Module):
     dense = functools.partial(
       layers.Dense, dtype=self.dtype, kernel_init=self.kernel_init
     )
-    # Split, not index: the gradient is then one concatenation.
     q, k, v = (
       y.reshape(b, n, self.heads, width // self.heads)
-      for y in jnp.split(dense(3 * width, name='qkv')(x), 3, axis=-1)
+      for y in dense(3 * width, parts=3, name='qkv')(x)
     )
     if mask is not None:
       mask = mask[:, None, None, :]
@@ -66,7 +65,7 @@ class CrossAttention(nn.Module):
       layers.Dense, dtype=self.dtype, kernel_init=self.kernel_init
     )
     split = lambda y: y.reshape(b, -1, self.heads, width // self.heads)
-    k, v = jnp.split(dense(2 * width, name='kv')(memory), 2, axis=-1)
+    k, v = dense(2 * width, parts=2, name='kv')(memory)
     q = dense(width, name='q')(x)
     y = jax.nn.dot_product_attention(split(q), split(k), split(v))
     return dense(width, name='proj')(y.reshape(b, n, width))
@@ -124,7 +123,7 @@ class Block(nn.Module):
       self.hidden, self.dtype, self.kernel_init, self.activation, name='mlp'
     )
     norm1, norm2 = norm(name='norm1'), norm(name='norm2')
-    x = layers.batch_sharded(x)
+    x = placement.batch_sharded(x)
     if self.post_norm:
       x = norm1(x + self._branch('1', attn(x, mask), drop))
       x = norm2(x + self._branch('2', mlp(x), drop))
