@@ -1,12 +1,15 @@
 """Checkpoints of a whole run.
 
-A run's directory holds `checkpoints/STEP/{state,config}`. Orbax writes them
-in the background and renames a step into place when it is complete, so what
-has a step's name can be restored, on any mesh.
+A run's directory holds `checkpoints/STEP/{state,config,files.json}`. Orbax
+writes them in the background and renames a step into place when it is
+complete, so what has a step's name can be restored, on any mesh. What a disk
+did to it since is known from its sums: such a step is set aside, and the one
+before it is restored.
 """
 
 import importlib.metadata
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,9 +21,11 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 import m3i_jax
-from m3i_jax.errors import UserError
+from m3i_jax import formats, integrity, processes
+from m3i_jax.errors import Stuck, UserError
 
 PyTree = Any
+UNREADABLE = 'unreadable'  # in the name of a step that was set aside
 
 # Orbax logs the traceback, from each of its threads, of what it also raises.
 logging.getLogger('absl').addFilter(
@@ -42,29 +47,21 @@ class Checkpoints:
   whether to save, and on SIGTERM agrees on a step between the processes.
   """
 
-  def __init__(self, workdir: str, every: int, keep: int | None = 1):
+  def __init__(self, workdir: str, every: int, keep: int | None = 2):
     """Opens or makes `workdir/checkpoints`; UserError if it cannot be written.
 
     Removes what a killed process left half-written there. keep=None keeps all.
     """
     self.directory = _directory(workdir)
     with _writing(self.directory):
-      self.directory.mkdir(parents=True, exist_ok=True)
-      _remove_unfinished(self.directory)
+      processes.first('open the checkpoints', lambda: _clean(self.directory))
       self._manager = ocp.CheckpointManager(
-        self.directory,
-        options=ocp.CheckpointManagerOptions(
-          save_decision_policy=policies.AnySavePolicy([
-            policies.FixedIntervalPolicy(every),
-            policies.PreemptionCheckpointingPolicy(),
-          ]),
-          max_to_keep=keep,
-        ),
+        self.directory, options=_options(self.directory, every, keep),
         item_handlers={
           'state': ocp.StandardCheckpointHandler(),
           'config': ocp.JsonCheckpointHandler(),
         },
-      )
+      )  # fmt: skip
 
   def save(
     self, step: int, state: PyTree, config: dict, force: bool = False
@@ -75,36 +72,59 @@ class Checkpoints:
     config: JSON values, kept beside the state with the versions of libraries.
     force saves also a step that is not due, such as the last one.
     """
-    if step == self.latest_step():
+    if step == self._manager.latest_step():
       return False
+    about = formats.numbered({'config': config, 'versions': versions()})
     with _writing(self.directory):
       return self._manager.save(
         step,
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
-          config=ocp.args.JsonSave({'config': config, 'versions': versions()}),
+          config=ocp.args.JsonSave(about),
         ),
         force=force,
       )
 
   def restore(self, abstract_state: PyTree) -> tuple[int, PyTree]:
-    """The newest complete step and its state.
+    """The newest sound step and its state.
+
+    Steps that cannot be read are set aside, with a warning. A checkpoint of an
+    older format gets what it lacks as a fresh state has it.
 
     abstract_state: the state as jax.ShapeDtypeStruct leaves, whose shardings
     decide where each array goes, whatever mesh it was saved from.
-    UserError: there is none, or it holds arrays of other names or shapes.
+    UserError: there is none, or it holds arrays of other names or shapes, or
+    a newer version wrote it.
     """
-    step = _step(self.directory, self.latest_step())
-    self._refuse_other_shapes(step, abstract_state)
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state)),
-    )
-    return step, restored.state
+    while True:
+      processes.first('check the checkpoints', self._set_unsound_aside)
+      self._manager.reload()
+      step = _step(self.directory, self.latest_step())
+      try:
+        return step, self._restored(step, abstract_state)
+      except UserError:
+        raise
+      except Exception as error:  # Orbax and TensorStore raise anything
+        self._set_aside(step, ' '.join(str(error).split())[:200])
+        if jax.process_count() > 1:
+          # The others may have read it, or wait for this process.
+          raise Stuck(
+            f'checkpoint {step} cannot be read and was set aside: the same '
+            'line again goes on from the one before'
+          ) from error
 
   def latest_step(self) -> int | None:
-    """The newest complete step, None if there is none."""
-    return self._manager.latest_step()
+    """The newest complete step, None if there never was one.
+
+    UserError: there are some, but all of them were set aside.
+    """
+    step = self._manager.latest_step()
+    if step is None and any(self.directory.glob(f'*{UNREADABLE}*')):
+      raise UserError(
+        f'no checkpoint in {self.directory} can be read: mend one and remove '
+        f"'.{UNREADABLE}' from its name, or name another workdir"
+      )
+    return step
 
   def reached_preemption(self, step: int) -> bool:
     """Whether to stop after `step`, whose `save` has just been called."""
@@ -120,22 +140,33 @@ class Checkpoints:
     with _writing(self.directory):
       self._manager.close()
 
-  def _refuse_other_shapes(self, step: int, abstract_state: PyTree) -> None:
-    saved = _shapes(self._manager.item_metadata(step).state)
-    asked = _shapes(abstract_state)
-    differ = [
-      name
-      for name in sorted(saved | asked)
-      if saved.get(name) != asked.get(name)
-    ]
-    if differ:
-      name = differ[0]
-      raise UserError(
-        f'{self.directory / str(step)} does not fit this config: {name} is '
-        f'{saved.get(name, "absent")} there and {asked.get(name, "absent")} '
-        f'here ({len(differ)} differ): use the config of that run, or another '
-        'workdir'
-      )
+  def _restored(self, step: int, abstract_state: PyTree) -> PyTree:
+    path = self.directory / str(step)
+    asked = formats.stored(abstract_state, formats.about(path))
+    formats.refuse_other_shapes(
+      path, self._manager.item_metadata(step).state, asked
+    )
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(asked))
+    state = self._manager.restore(step, args=args).state
+    return formats.migrated(state, abstract_state)
+
+  def _set_unsound_aside(self) -> None:
+    for step in sorted(_steps(self.directory), reverse=True):
+      fault = integrity.fault(self.directory / str(step))
+      if not fault:
+        return
+      self._set_aside(step, fault)
+
+  def _set_aside(self, step: int, why: str) -> None:
+    path = self.directory / str(step)
+    before = len(list(self.directory.glob(f'{step}.{UNREADABLE}*')))
+    aside = f'{path}.{UNREADABLE}{before or ""}'
+    if path.exists():  # or another process was first
+      path.rename(aside)
+    print(
+      f'warning: {path} cannot be read ({why}): set aside as {aside}',
+      file=sys.stderr,
+    )
 
 
 def restore_params(workdir: str, item: str = 'params') -> PyTree:
@@ -165,8 +196,35 @@ def restore_params(workdir: str, item: str = 'params') -> PyTree:
 
 def restore_config(workdir: str) -> dict:
   """The config of the newest checkpoint, as it was given to `save`."""
-  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-    return checkpointer.restore(_newest(workdir) / 'config')['config']
+  return formats.about(_newest(workdir))['config']
+
+
+def _options(
+  directory: epath.Path, every: int, keep: int | None
+) -> ocp.CheckpointManagerOptions:
+  return ocp.CheckpointManagerOptions(
+    save_decision_policy=policies.AnySavePolicy([
+      policies.FixedIntervalPolicy(every),
+      policies.PreemptionCheckpointingPolicy(),
+    ]),
+    max_to_keep=keep,
+    async_options=ocp.AsyncOptions(
+      timeout_secs=1200,  # of each of its barriers, too
+      post_finalization_callback=lambda: _seal(directory),
+    ),
+    multiprocessing_options=ocp.options.MultiprocessingOptions(
+      barrier_sync_key_prefix='m3i_jax_checkpoint'
+    ),
+  )
+
+
+def _seal(directory: epath.Path) -> None:
+  """Adds the sums to the step that is about to get its name."""
+  # On a bucket it has it from the start, and is not complete without a mark.
+  unfinished = '*' if '://' in str(directory) else '*.orbax-checkpoint-tmp*'
+  for path in directory.glob(unfinished):
+    if (path / 'state').exists() and not (path / integrity.NAME).exists():
+      integrity.seal(path, ('state', 'config'))
 
 
 def _directory(workdir: str) -> epath.Path:
@@ -176,8 +234,12 @@ def _directory(workdir: str) -> epath.Path:
 
 def _newest(workdir: str) -> epath.Path:
   directory = _directory(workdir)
-  steps = ocp.utils.checkpoint_steps(directory) if directory.exists() else []
-  return directory / str(_step(directory, max(steps, default=None)))
+  return directory / str(_step(directory, max(_steps(directory), default=None)))
+
+
+def _steps(directory: epath.Path) -> list[int]:
+  """The complete steps."""
+  return ocp.utils.checkpoint_steps(directory) if directory.exists() else []
 
 
 def _step(directory: epath.Path, step: int | None) -> int:
@@ -189,20 +251,11 @@ def _step(directory: epath.Path, step: int | None) -> int:
   return step
 
 
-def _remove_unfinished(directory: epath.Path) -> None:
-  # Orbax leaves these behind after a kill, whatever its options say.
-  if jax.process_index() == 0:
-    for path in directory.glob('*.orbax-checkpoint-tmp*'):
-      path.rmtree()
-
-
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-  """{path of a leaf: its shape}; the paths of a dataclass and a dict agree."""
-  leaves = jax.tree.leaves_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): leaf.shape
-    for path, leaf in leaves
-  }
+def _clean(directory: epath.Path) -> None:
+  """Makes the directory; Orbax leaves half a step behind after a kill."""
+  directory.mkdir(parents=True, exist_ok=True)
+  for path in directory.glob('*.orbax-checkpoint-tmp*'):
+    path.rmtree()
 
 
 @contextmanager

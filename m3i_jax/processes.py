@@ -111,14 +111,17 @@ def barrier(name: str, seconds: float = 600.0) -> None:
     raise Stuck(_missed(name, time.monotonic() - begun, error)) from error
 
 
-def first(name: str, work: Callable[[], object], seconds: float = 1800.0):
+def first(
+  name: str, work: Callable[[], T], seconds: float = 1800.0
+) -> T | None:
   """work() on process 0 alone, for which the others wait at `name`.
 
-  What it raises ends every process, if they are `guarded`.
+  Returns what it returns on process 0, None on the others. What it raises
+  ends every process, if they are `guarded`.
   """
-  if jax.process_index() == 0:
-    work()
+  made = work() if jax.process_index() == 0 else None
   barrier(name, seconds)
+  return made
 
 
 def guarded(work: Callable[[], T], seconds: float = 3600.0) -> T:

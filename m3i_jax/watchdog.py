@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from m3i_jax import processes
 from m3i_jax.errors import STUCK
 from m3i_jax.lifeline import leave
 
@@ -21,20 +22,25 @@ class Watchdog:
   Before that it prints the process, the phase, the last step and what every
   thread was doing. A phase that begins or ends is a beat.
 
-  seconds: 0 for never. who: this process in the message, `processes.who()`.
+  Use it as a context manager. seconds: 0 for never. who: this process in the
+  message, `processes.who()` if not given.
   """
 
   def __init__(
-    self, seconds: float, who: str, leave: Callable[[int, str], None] = leave
+    self,
+    seconds: float,
+    who: str = '',
+    leave: Callable[[int, str], None] = leave,
   ):
-    self._seconds, self._who, self._leave = seconds, who, leave
+    self._seconds, self._leave = seconds, leave
+    self._who = who or processes.who()
     self._phases, self._step = ['start'], None
     self._seen = time.monotonic()
     self._done = threading.Event()
     if seconds:
-      thread = threading.Thread(target=self._watch, name='watchdog')
-      thread.daemon = True
-      thread.start()
+      threading.Thread(
+        target=self._watch, name='watchdog', daemon=True
+      ).start()
 
   def beat(self, step: int | None = None) -> None:
     """Something was done, such as `step`."""
@@ -52,7 +58,10 @@ class Watchdog:
       self._phases.pop()
       self.beat()
 
-  def close(self) -> None:
+  def __enter__(self) -> 'Watchdog':
+    return self
+
+  def __exit__(self, *_) -> None:
     """Watches no longer."""
     self._done.set()
 

@@ -12,7 +12,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from m3i_jax import checkpoint
+from m3i_jax import checkpoint, formats
 from m3i_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -130,7 +130,7 @@ def test_half_written_step_is_ignored_and_removed(tmp_path):
   orphan = directory / '8.orbax-checkpoint-tmp'
   (orphan / 'state').mkdir(parents=True)
   assert set(checkpoint.restore_params(tmp_path)) == {'encoder', 'bias'}
-  checkpoints = checkpoint.Checkpoints(tmp_path, every=4)
+  checkpoints = checkpoint.Checkpoints(tmp_path, every=4, keep=1)
   assert not orphan.exists()
   assert checkpoints.restore(on_mesh(state, 1, 8))[0] == 4
   assert checkpoints.save(8, state, CONFIG)
@@ -177,9 +177,11 @@ import jax, numpy as np
 from m3i_jax.checkpoint import Checkpoints
 from m3i_jax.errors import UserError
 noise = np.random.default_rng(0).normal(size=1 << 18)
-checkpoints = Checkpoints(sys.argv[1], every=1)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+checkpoints = Checkpoints(sys.argv[1], every=1, keep=1)
 checkpoints.save(1, {'params': jax.device_put(noise)}, {})
+checkpoints.wait()
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+checkpoints.save(2, {'params': jax.device_put(noise + 1)}, {})
 try:
   checkpoints.wait()
 except UserError as error:
@@ -187,12 +189,98 @@ except UserError as error:
 """
 
 
-def test_full_disk_is_one_line(tmp_path):
+def test_full_disk_is_one_line_and_the_old_checkpoint_stays(tmp_path):
   # A limit on the size of a file stands in for a disk that is full.
   done = run_python(FULL_DISK, tmp_path)
   assert done.stdout.startswith(f'cannot write checkpoints to {tmp_path}')
   assert 'File too large' in done.stdout
   assert 'Traceback' not in done.stderr
+  noise = np.random.default_rng(0).normal(size=1 << 18)
+  np.testing.assert_array_equal(
+    checkpoint.restore_params(tmp_path), noise.astype(np.float32)
+  )
+
+
+def largest(directory: pathlib.Path) -> pathlib.Path:
+  files = [path for path in directory.rglob('*') if path.is_file()]
+  return max(files, key=lambda path: path.stat().st_size)
+
+
+def cut(path: pathlib.Path) -> None:
+  path.write_bytes(path.read_bytes()[:-8])
+
+
+def flip(path: pathlib.Path) -> None:
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+  'harm, told',
+  [(cut, 'bytes instead of'), (flip, 'is not what was written'),
+   (pathlib.Path.unlink, 'is missing')],
+)  # fmt: skip
+def test_a_corrupt_newest_step_gives_way_to_the_one_before(
+  tmp_path, capsys, harm, told
+):
+  state = make_state()
+  for step in (4, 8):
+    saved(tmp_path, state.replace(step=jnp.asarray(step)), step)
+  directory = tmp_path / 'checkpoints'
+  harm(largest(directory / '8' / 'state'))
+  checkpoints = checkpoint.Checkpoints(tmp_path, every=4)
+  step, restored = checkpoints.restore(on_mesh(state, 1, 8))
+  assert step == restored.step == 4
+  warning = capsys.readouterr().err
+  assert f'warning: {directory / "8"} cannot be read' in warning
+  assert told in warning
+  # It is kept under another name, and the run writes that step anew.
+  assert (directory / '8.unreadable' / 'state').exists()
+  assert checkpoints.save(8, state, CONFIG)
+  checkpoints.wait()
+  assert checkpoints.restore(on_mesh(state, 1, 8))[0] == 8
+  flip(largest(directory / '8' / 'state'))
+  assert checkpoints.restore(on_mesh(state, 1, 8))[0] == 4
+  assert (directory / '8.unreadable1').exists()
+  checkpoints.close()
+
+
+def test_a_step_without_sums_that_cannot_be_read_is_set_aside(tmp_path):
+  state = make_state()
+  for step in (4, 8):
+    saved(tmp_path, state, step)
+  (tmp_path / 'checkpoints/8/files.json').unlink()
+  cut(tmp_path / 'checkpoints/8/state/manifest.ocdbt')
+  checkpoints = checkpoint.Checkpoints(tmp_path, every=4)
+  assert checkpoints.restore(on_mesh(state, 1, 8))[0] == 4
+  checkpoints.close()
+
+
+def test_a_run_without_a_sound_step_does_not_start_again(tmp_path):
+  state = make_state()
+  saved(tmp_path, state)
+  flip(largest(tmp_path / 'checkpoints/4'))
+  for _ in range(2):  # also when it is started once more
+    checkpoints = checkpoint.Checkpoints(tmp_path, every=4)
+    with pytest.raises(UserError, match='no checkpoint in .* can be read'):
+      if checkpoints.latest_step() is not None:
+        checkpoints.restore(on_mesh(state, 1, 8))
+    checkpoints.close()
+
+
+def test_a_newer_format_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(formats, 'CURRENT', 99)
+  saved(tmp_path, make_state())
+  monkeypatch.undo()
+  checkpoints = checkpoint.Checkpoints(tmp_path, every=4)
+  told = 'in format 99; this version, .*, reads formats up to 2: update'
+  with pytest.raises(UserError, match=told):
+    checkpoints.restore(on_mesh(make_state(), 1, 8))
+  with pytest.raises(UserError, match=told):
+    checkpoint.restore_config(tmp_path)
+  checkpoints.close()
+  assert (tmp_path / 'checkpoints/4').exists()
 
 
 TRAIN = """

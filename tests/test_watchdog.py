@@ -35,12 +35,11 @@ def test_tells_process_phase_step_and_stacks(capfd):
 
 def test_beats_keep_it_quiet():
   left = Left()
-  dog = Watchdog(1.0, 'process 0 of 1', left)
-  for _ in range(12):
-    time.sleep(0.2)
-    dog.beat()
-  assert not left.there.is_set()
-  dog.close()
+  with Watchdog(1.0, 'process 0 of 1', left) as dog:
+    for _ in range(12):
+      time.sleep(0.2)
+      dog.beat()
+  assert not left.there.wait(1.5)  # nobody watches any longer
 
 
 def test_a_phase_begins_and_ends_with_a_beat_and_its_name():
@@ -63,8 +62,7 @@ def test_zero_is_never():
 PROGRAM = """
 import time
 from m3i_jax.watchdog import Watchdog
-dog = Watchdog(0.3, 'process 0 of 1 (host)')
-with dog.phase('loader'):
+with Watchdog(0.3) as dog, dog.phase('loader'):
   time.sleep(60)
 """
 
@@ -72,5 +70,5 @@ with dog.phase('loader'):
 def test_ends_a_process_that_sleeps():
   ((code, output),) = several.finish(several.start(['-c', PROGRAM]))
   assert code == errors.STUCK
-  assert output.splitlines()[-1].startswith('m3i_jax: process 0 of 1 (host): ')
+  assert output.splitlines()[-1].startswith('m3i_jax: process 0 of 1 (')
   assert "phase 'loader'" in output and 'in _watch' in output
