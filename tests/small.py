@@ -102,7 +102,10 @@ def draw_batch(seed: int = 0, size: int = 8) -> dict:
   text = rng.integers(1, VOCABULARY, (size, 6)).astype(np.int32)
   text *= np.arange(6) < rng.integers(2, 7, (size, 1))
   label[3], text[5] = -1, 0
-  return {'a': view(), 'b': view(), 'label': label, 'text': text}
+  batch = {'a': view(), 'b': view(), 'label': label, 'text': text}
+  record = rng.integers(0, 1000, size).astype(np.int32)
+  replaced, truncated = rng.random((2, size)) < 0.3
+  return batch | dict(record=record, replaced=replaced, truncated=truncated)
 
 
 def perturbed(params, seed: int = 0, size: float = 0.1):
