@@ -7,9 +7,11 @@ missing, or of another version, or finds no device.
 import importlib.metadata
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 import jaxlib
+import numpy as np
 
 from m3i_jax import specs
 from m3i_jax.errors import UserError
@@ -77,6 +79,25 @@ def running() -> str:
     raise UserError(
       f'JAX_PLATFORMS={_asked()}: {told}: {_advice(_first())}'
     ) from error
+
+
+def describe() -> dict[str, Any]:
+  """What there is, as JSON values, after a product on each local device.
+
+  Returns:
+    platform, kind, count (of devices); bytes of memory of one, 0 if it does
+    not tell; fallback, as above.
+  """
+  found = jax.local_devices()
+  for device in found:
+    x = jax.device_put(np.ones((128, 128), np.float32), device)
+    if float((x @ x)[0, 0]) != 128:
+      raise UserError(f'{device} computes wrongly: take it out of use')
+  stats = found[0].memory_stats() or {}
+  return dict(
+    platform=running(), kind=found[0].device_kind, count=jax.device_count(),
+    bytes=stats.get('bytes_limit', 0), fallback=fallback(),
+  )  # fmt: skip
 
 
 def plugins(platform: str) -> dict[str, str]:
