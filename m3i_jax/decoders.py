@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from m3i_jax import positions
 from m3i_jax.captions import CaptionDecoder
-from m3i_jax.models import layers, transformer
+from m3i_jax.models import layers, placement, transformer
 from m3i_jax.models.pooling import AttentionPool
 from m3i_jax.views import View
 
@@ -146,7 +146,8 @@ class DenseDecoder(nn.Module):
       width=self.width,
     )
     # The map of the code is the sum of the maps of its parts: g, not g * g.
-    kernel, half = self.position_kernel, self.width // 2
+    kernel = placement.gathered(self.position_kernel)
+    half = self.width // 2
     code = (rows @ kernel[:half])[:, :, None]
     code = code + (columns @ kernel[half : 2 * half])[:, None]
     shift = scale @ kernel[2 * half :] + self.position_bias

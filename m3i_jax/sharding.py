@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from m3i_jax.errors import UserError
@@ -31,24 +32,23 @@ def make_mesh(
   devices = list(jax.devices() if devices is None else devices)
   shape = sizes(replica, fsdp, tensor, len(devices))
   slices = {getattr(d, 'slice_index', 0) or 0 for d in devices}
-  types = (AxisType.Auto,) * 3
+  # An axis may be part of a side of the slice, such as 2 of 4 x 4 x 4.
+  how = dict(devices=devices, allow_split_physical_axes=True)
   if len(slices) == 1:
-    return jax.make_mesh(shape, AXES, types, devices=devices)
+    return _mesh(mesh_utils.create_device_mesh(shape, **how))
   if shape[0] % len(slices):
     raise UserError(
       f'config.mesh.replica={shape[0]} does not divide into {len(slices)} '
       f'slices: set config.mesh.replica={len(slices)} or a multiple'
     )
-  from jax.experimental import mesh_utils
-
   inner = (shape[0] // len(slices), *shape[1:])
-  return Mesh(
-    mesh_utils.create_hybrid_device_mesh(
-      inner, (len(slices), 1, 1), devices=devices
-    ),
-    AXES,
-    axis_types=types,
+  return _mesh(
+    mesh_utils.create_hybrid_device_mesh(inner, (len(slices), 1, 1), **how)
   )
+
+
+def _mesh(devices: np.ndarray) -> Mesh:
+  return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def sizes(

@@ -227,15 +227,18 @@ def test_under_vmap_scan_and_remat(impl):
 
 
 @every_impl
-def test_sharded_images_stay_where_they_are(impl):
-  mesh = sharding.make_mesh(replica=2, fsdp=4)
+@pytest.mark.parametrize('shape', [(2, 4, 1), (2, 2, 2)])
+def test_sharded_images_stay_where_they_are(impl, shape):
+  mesh = sharding.make_mesh(*shape)
   inputs = drawn(shape=(8, 3, 4, 2, 2))
   want = by_loops(*inputs, kernel_size=3)
   placed = jax.device_put(inputs, sharding.batch_sharding(mesh))
   settings = {'kernel_size': 3, 'impl': impl}
   with jax.set_mesh(mesh):
     got = with_gradients(*placed, **settings)
-    assert got[1][0].sharding.spec[0] == ('replica', 'fsdp')
+    spec = got[1][0].sharding.spec
+    assert spec[0] == ('replica', 'fsdp')
+    assert ('tensor' in spec[1:]) == (shape[2] > 1)  # groups
     program = jax.jit(lambda *args: dcnv3(*args, **settings))
     text = program.lower(*placed[:3]).compile().as_text()
     # A batch that does not divide is computed whole.
