@@ -42,7 +42,8 @@ m3i_jax/launch/tpu_host.sh $BUCKET" ;;
       --workdir="/mnt/$BUCKET/runs/$NAME" "${options[@]}")
     everywhere "cd m3i_jax && if kill -0 \$(cat run.pid) 2>/dev/null; then \
 echo 'it runs: stop it first'; exit 1; fi; \
-{ TFDS_DATA_DIR=/mnt/$BUCKET/data nohup launch/again.sh \
+{ TFDS_DATA_DIR=/mnt/$BUCKET/data JAX_COMPILATION_CACHE_DIR=/mnt/$BUCKET/cache \
+nohup launch/again.sh \
 $(quoted "${main[@]}") >run.log 2>&1 </dev/null & echo \$! >run.pid; }" ;;
   logs)
     run gcloud compute tpus tpu-vm ssh "${here[@]}" --worker=0 \

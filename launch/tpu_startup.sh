@@ -6,6 +6,7 @@ main=(.venv/bin/python -m m3i_jax.main --workdir=/mnt/my-bucket/runs/m3i)
 set -euo pipefail
 exec >>/var/log/m3i_jax.log 2>&1
 export HOME=/root PATH=$PATH:/snap/bin TFDS_DATA_DIR=/mnt/$BUCKET/data
+export JAX_COMPILATION_CACHE_DIR=/mnt/$BUCKET/cache
 
 mkdir -p /opt/m3i_jax
 cd /opt/m3i_jax
