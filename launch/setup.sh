@@ -4,12 +4,15 @@
 #
 #   launch/setup.sh                  jax for CPU
 #   launch/setup.sh cuda12           and jax[cuda12]; likewise cuda13, tpu
+#   launch/setup.sh plan             and libtpu beside it (700 MB), with which
+#                                    m3i_jax.plan compiles for TPUs on any Linux
 #   PYTHON=/path/python3 launch/setup.sh     with this Python
 set -euo pipefail
 case ${1-} in
   -h|--help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit ;;
-  ''|cuda12|cuda13|tpu) accelerator=${1-} ;;
-  *) echo "setup: unknown '$1': give cuda12, cuda13, tpu or nothing" >&2
+  ''|plan) accelerator= ;;
+  cuda12|cuda13|tpu) accelerator=$1 ;;
+  *) echo "setup: unknown '$1': give cuda12, cuda13, tpu, plan or nothing" >&2
     exit 2 ;;
 esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -38,11 +41,26 @@ install() {
     .venv/bin/python -m pip install -q "${wanted[@]}"
 }
 
+# Not where Python finds it: JAX would look for a TPU at every start.
+install_libtpu() {
+  local place=.venv/libtpu wanted
+  wanted=$(.venv/bin/python -c 'from importlib.metadata import requires
+print(next(r for r in requires("jax") if r.startswith("libtpu")).split(";")[0])')
+  [[ $wanted == "$(cat $place/installed.txt 2>/dev/null)" ]] && return
+  echo "setup: installing $wanted into $place"
+  rm -rf $place
+  .venv/bin/uv pip install -q --python .venv/bin/python --target $place \
+    "$wanted" || .venv/bin/python -m pip install -q --target $place "$wanted" ||
+    fail "could not install $wanted"
+  printf '%s\n' "$wanted" >$place/installed.txt
+}
+
 stamp=.venv/installed.txt
 lists=$(cat requirements.txt requirements-test.txt requirements.lock)
 if .venv/bin/python -c '' 2>/dev/null; then
   if [[ -z $accelerator && -f $stamp && $lists == "$(cat "$stamp")" ]]; then
-    exit 0
+    [[ ${1-} != plan ]] || install_libtpu
+    exit
   fi
 else
   python=$(find_python)
@@ -57,3 +75,4 @@ if ! install >.venv/setup.log 2>&1; then
   fail 'could not install: the lines above (.venv/setup.log) say why'
 fi
 printf '%s\n' "$lists" >"$stamp"
+[[ ${1-} != plan ]] || install_libtpu
