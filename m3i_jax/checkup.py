@@ -119,15 +119,15 @@ def cache() -> Finding:
 
 def host(workers: int) -> Finding:
   """Processors and memory; workers: processes that make batches."""
-  with open('/proc/meminfo') as file:
-    lines = dict(line.split(':') for line in file)
-  free = 1024 * int(lines['MemAvailable'].split()[0])
-  told = f'{os.cpu_count()} processors, {_gib(free)} memory free'
-  if free < 2 * GIB:
-    return Finding('warn', told, 'end other programs')
-  if workers and shutil.disk_usage('/dev/shm').total < GIB:
+  told, shared = f'{os.cpu_count()} processors', pathlib.Path('/dev/shm')
+  free = _free_memory()
+  if free is not None:
+    told += f', {_gib(free)} memory free'
+    if free < 2 * GIB:
+      return Finding('warn', told, 'end other programs')
+  if workers and shared.exists() and shutil.disk_usage(shared).total < GIB:
     return Finding(
-      'warn', f'{told}, less than 1 GiB in /dev/shm for config.data.workers',
+      'warn', f'{told}, less than 1 GiB in {shared} for config.data.workers',
       'docker run --shm-size=8g',
     )  # fmt: skip
   return Finding('ok', told)
@@ -233,6 +233,16 @@ def _judged(workdir: pathlib.Path, seconds: float) -> Finding:
     if not (workdir / name).exists():
       return Finding('fail', f'{told}; {name} is missing')
   return Finding('ok', f'{told}; checkpoint and report written')
+
+
+def _free_memory() -> int | None:
+  """Bytes; None where the system does not tell as Linux does."""
+  try:
+    with open('/proc/meminfo') as file:
+      lines = dict(line.split(':') for line in file)
+  except OSError:
+    return None
+  return 1024 * int(lines['MemAvailable'].split()[0])
 
 
 def _gib(size: int) -> str:
