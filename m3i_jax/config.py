@@ -230,9 +230,8 @@ def check(config: ConfigDict, devices: int) -> None:
 
 def _check_batch(config: ConfigDict, devices: int) -> None:
   replica, fsdp, _ = sharding.sizes(**config.mesh, devices=devices)
-  unit, size = replica * fsdp * config.input.images * config.accumulate, (
-    config.batch_size
-  )
+  size = config.batch_size
+  unit = replica * fsdp * config.input.images * config.accumulate
   if size % unit:
     pair = ' pairs of mixed pictures' if config.input.images == 2 else ''
     parts = f' in {config.accumulate} parts' * (config.accumulate > 1)

@@ -88,7 +88,9 @@ class Incidents:
       'event': 'left out',
       'process': jax.process_index(),
       'in_a_row': int(measured['in_a_row']),
-      'terms': [k for k, fine in finite.items() if not fine and '/' in k],
+      'terms': [
+        k for k, fine in finite.items() if not fine and k[:5] == 'loss/'
+      ],
       'parameters': [
         name
         for name, bad in zip(self.leaves, measured['leaves'], strict=True)

@@ -50,7 +50,7 @@ class Writer:
       raise self._refusal(error) from error
     for name, value in metrics.items():
       value = _scalar(value)
-      if isinstance(value, numbers.Real):
+      if isinstance(value, numbers.Real) and math.isfinite(value):
         self._events.add_scalar(name, value, step)
 
   def truncate(self, step: int) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from m3i_jax import build, sharding
-from m3i_jax.optim import Optimizer, decayed, momentum
 from m3i_jax.models import placement
+from m3i_jax.optim import Optimizer, decayed, momentum
 from m3i_jax.step import init_state, make_train_step, zero_batch
 from tests import small
 
