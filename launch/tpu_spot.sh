@@ -54,7 +54,8 @@ case $verb in
       sleep "${EVERY:-300}"
     done
     delete ;;
-  status) look && run gcloud storage cat "$ended" ;;
+  status) look && run gcloud storage cat "$ended" 2>/dev/null ||
+    echo 'it has not ended' ;;
   logs) run "${queue[@]}" ssh "${here[@]}" --node=0 --worker=0 \
     --command='sudo tail -n 50 -F /var/log/m3i_jax.log' ;;
   *) die "say keep, create, status, logs or delete, not '$verb'" ;;
