@@ -39,6 +39,7 @@ from m3i_jax import ablate_report as report
 from m3i_jax import ablate_runs, main, metrics, processes, train
 from m3i_jax import config as schema
 from m3i_jax.errors import STOPPED, UserError
+from m3i_jax.workdir import claim
 
 _ROWS = flags.DEFINE_list('rows', [], 'names of rows; none: all of the config')
 _RUN = flags.DEFINE_string('run', '', 'NAME/SEED: this one, in this process')
@@ -149,7 +150,7 @@ def check(ablation: ConfigDict, workdir: Path, runs: Iterable) -> None:
     except UserError as error:
       raise UserError(f'row {name}: {error}') from error
     if (directory(workdir, name, seed) / 'config.json').exists():
-      train.claim(c, directory(workdir, name, seed))
+      claim(c, directory(workdir, name, seed))
 
 
 def alone(ablation: ConfigDict, workdir: Path, which: str) -> bool:

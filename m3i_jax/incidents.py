@@ -106,5 +106,5 @@ class Incidents:
   def write(self, row: dict) -> None:
     """Adds a line to the run's incidents; process 0 alone does."""
     if jax.process_index() == 0:
-      with self.path.open('a') as file:
+      with self.path.open('a') as file:  # closed: on a bucket, too
         file.write(json.dumps(row) + '\n')

@@ -46,6 +46,7 @@ class Writer:
     try:
       self._file.write(json.dumps(row, allow_nan=False) + '\n')
       self._file.flush()
+      os.fsync(self._file.fileno())  # of a mounted bucket: it is uploaded
     except OSError as error:
       raise self._refusal(error) from error
     for name, value in metrics.items():

@@ -24,7 +24,7 @@ from m3i_jax import config as schema
 from m3i_jax.alarm import CollapseAlarm
 from m3i_jax.checkpoint import Checkpoints
 from m3i_jax.data import texts
-from m3i_jax.errors import Diverged
+from m3i_jax.errors import Diverged, UserError
 from m3i_jax.incidents import Incidents, Rollback
 from m3i_jax.meter import Meter
 from m3i_jax.program import Program, places_of
@@ -72,7 +72,7 @@ def train(
       _say(f'warning: {told}')
   program = Program(config, objective, mesh)
   watched = Watchdog(config.watchdog, processes.who())
-  with jax.set_mesh(mesh), watched as dog:
+  with jax.set_mesh(mesh), _memory_told(), watched as dog:
     scoring = Scoring(config, workdir, objective, data, evaluators, mesh)
     return _Run(program, workdir, data, scoring, dog, profile).go()
 
@@ -199,7 +199,7 @@ class _Run:
     return state.replace(frozen=jax.device_put({'teacher': loaded}, places))
 
   def roll_back(self, rollback: Rollback) -> tuple[int, step.TrainState]:
-    """The last good checkpoint's state; UserError after too many of them."""
+    """The last good checkpoint's state; Diverged after too many of them."""
     most, done = self.config.guard.rollbacks, rollback.step
     if rollback.guard['rollbacks'] >= most:
       raise Diverged(
@@ -281,6 +281,21 @@ class _Profile:
       _say(f'trace: {self.directory}')
 
 
+@contextlib.contextmanager
+def _memory_told():
+  """Says in one line that a device's memory is too small, and what helps."""
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    raise UserError(
+      f'out of device memory ({str(error).splitlines()[0]}): set '
+      "config.model.remat='full', raise config.accumulate or config.mesh.fsdp, "
+      'or lower config.batch_size; python -m m3i_jax.plan tells what fits'
+    ) from error
+
+
 def _names(tree) -> list[str]:
   return [
     jax.tree_util.keystr(path, simple=True, separator='/')
@@ -292,6 +307,3 @@ def _say(line: str) -> None:
   """A line of the run, once."""
   if jax.process_index() == 0:
     print(line, file=sys.stderr)
-
-
-__all__ = ['claim', 'parts', 'train']

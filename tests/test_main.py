@@ -62,7 +62,11 @@ def test_unknown_variant(tmp_path):
     ('--config.total_steps=0', 'must be positive'),
     ('--config.evals.knn.test=tset', "cannot read split 'tset'"),
     ('--config.evals.knn.label=lable', "no field 'lable'"),
-    ('--config.mesh.fsdp=3', 'does not make 1 devices'),
+    ('--config.mesh.fsdp=3', 'the nearest are 1 x 1 x 1'),
+    ('--config.accumulate=3', 'in 3 parts: choose a multiple of 6, such as 12'),
+    ('--config.guard.patience=0', 'patience must be at least 1'),
+    ('--profile=5', 'say START:STOP'),
+    ('--platform=tpu', '--platform=tpu was asked for'),
     ('--config.targets.text.decoder=poole', "'poole' is not in"),
   ],
 )

@@ -138,23 +138,3 @@ def test_sigterm_saves_and_the_same_line_goes_on(tmp_path):
 def test_every_config_runs_its_debug_variant(config, tmp_path):
   run(config, tmp_path)
   assert [row['step'] for row in rows(tmp_path)] == [1, 2, 3, 4, 5]
-
-
-def test_claim_compares_with_what_has_begun(tmp_path):
-  sys.path.insert(0, str(ROOT))
-  from configs import emoji
-
-  config = emoji.get_config('debug')
-  train.claim(config, tmp_path / 'run')
-  config.log_every = 7  # changes no result: allowed
-  train.claim(config, tmp_path / 'run')
-  # No step was done: a correction, whose tokenizer may be another.
-  (tmp_path / 'run/tokenizer.model').write_bytes(b'old')
-  (tmp_path / 'run/metrics.jsonl').touch()
-  config.data.vocabulary = 500
-  train.claim(config, tmp_path / 'run')
-  assert not (tmp_path / 'run/tokenizer.model').exists()
-  (tmp_path / 'run/metrics.jsonl').write_text('{"step": 1}\n')
-  config.optimizer.learning_rate = 1.0
-  with pytest.raises(UserError, match='learning_rate: 0.002 -> 1.0'):
-    train.claim(config, tmp_path / 'run')
