@@ -142,13 +142,14 @@ class Checkpoints:
 
   def _restored(self, step: int, abstract_state: PyTree) -> PyTree:
     path = self.directory / str(step)
-    asked = formats.stored(abstract_state, formats.about(path))
-    formats.refuse_other_shapes(
-      path, self._manager.item_metadata(step).state, asked
-    )
+    formats.about(path)  # refuses a newer format
+    saved = self._manager.item_metadata(step).state
+    asked = formats.stored(abstract_state, saved)
+    formats.refuse_other_shapes(path, saved, asked)
     args = ocp.args.Composite(state=ocp.args.StandardRestore(asked))
-    state = self._manager.restore(step, args=args).state
-    return formats.migrated(state, abstract_state)
+    return formats.completed(
+      self._manager.restore(step, args=args).state, abstract_state
+    )
 
   def _set_unsound_aside(self) -> None:
     for step in sorted(_steps(self.directory), reverse=True):

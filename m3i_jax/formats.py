@@ -1,6 +1,7 @@
 """Formats of checkpoints, and how a state of an older one becomes a new one.
 
-1: before TrainState had `guard` and `counts`; says no format. 2: says it.
+1: before TrainState had `guard` and `counts`; says no format. 2: says it. What
+these two count depends on the config, too, which may change when a run goes on.
 """
 
 from typing import Any
@@ -15,6 +16,7 @@ from m3i_jax.errors import UserError
 
 PyTree = Any
 CURRENT = 2
+LATER = ('guard', 'counts')
 
 
 def numbered(about: dict) -> dict:
@@ -35,24 +37,38 @@ def about(path: epath.Path) -> dict:
   return about
 
 
-def stored(asked: PyTree, about: dict) -> PyTree:
-  """What a checkpoint can have of a state that is asked for."""
-  if about.get('format', 1) == 1 and hasattr(asked, 'guard'):
-    return asked.replace(guard={}, counts={})
-  return asked
+def stored(asked: PyTree, saved: PyTree) -> PyTree:
+  """A state that is asked for, with LATER as a checkpoint has them."""
+  if not hasattr(asked, 'guard'):
+    return asked
+  fields = {k: v for k, v in vars(asked).items() if k not in LATER}
+  for name in LATER:
+    place = jax.tree.leaves(getattr(asked, name))[0].sharding
+    if saved.get(name):
+      fields[name] = {
+        k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+        for k, x in saved[name].items()
+      }
+  return fields
 
 
-def migrated(state: PyTree, asked: PyTree) -> PyTree:
-  """The state with what its format did not have, as a fresh one has it."""
-  if jax.tree.structure(state) == jax.tree.structure(asked):
-    return state
+def completed(restored: PyTree, asked: PyTree) -> PyTree:
+  """The state that was asked for; what was not saved is as in a fresh one."""
+  if not hasattr(asked, 'guard'):
+    return restored
   fresh = jax.jit(
-    lambda: (guard.init('norm' in asked.guard), guard.init_counts()),
+    lambda: dict(
+      guard=guard.init('norm' in asked.guard), counts=guard.init_counts()
+    ),
     out_shardings=jax.tree.map(
-      lambda x: x.sharding, (asked.guard, asked.counts)
+      lambda x: x.sharding, {name: getattr(asked, name) for name in LATER}
     ),
   )()
-  return state.replace(guard=fresh[0], counts=fresh[1])
+  later = {
+    name: {k: restored.get(name, {}).get(k, x) for k, x in made.items()}
+    for name, made in fresh.items()
+  }
+  return asked.replace(**restored | later)
 
 
 def refuse_other_shapes(path: epath.Path, saved: PyTree, asked: PyTree):

@@ -12,7 +12,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from m3i_jax import checkpoint, formats
+from m3i_jax import checkpoint, formats, guard
 from m3i_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -267,6 +267,32 @@ def test_a_run_without_a_sound_step_does_not_start_again(tmp_path):
       if checkpoints.latest_step() is not None:
         checkpoints.restore(on_mesh(state, 1, 8))
     checkpoints.close()
+
+
+@flax.struct.dataclass
+class Guarded:
+  params: Any
+  guard: Any
+  counts: Any
+
+
+@pytest.mark.parametrize('before, after', [(False, True), (True, False)])
+def test_a_guard_may_count_more_or_less_than_was_saved(
+  tmp_path, before, after
+):
+  def make(spike):
+    return Guarded(jnp.arange(8.0), guard.init(spike), guard.init_counts())
+
+  state = make(before)
+  passed = state.guard | {'passed': jnp.uint32(5)}
+  saved(tmp_path, state.replace(guard=passed))
+  checkpoints = checkpoint.Checkpoints(tmp_path, every=4)
+  _, restored = checkpoints.restore(on_mesh(make(after), 1, 8))
+  checkpoints.close()
+  asked = make(after)
+  assert_equal(
+    restored, asked.replace(guard=asked.guard | {'passed': jnp.uint32(5)})
+  )
 
 
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):
