@@ -45,7 +45,8 @@ install() {
 install_libtpu() {
   local place=.venv/libtpu wanted
   wanted=$(.venv/bin/python -c 'from importlib.metadata import requires
-print(next(r for r in requires("jax") if r.startswith("libtpu")).split(";")[0])')
+all = requires("jax")
+print(next(r for r in all if r.startswith("libtpu")).partition(";")[0])')
   [[ $wanted == "$(cat $place/installed.txt 2>/dev/null)" ]] && return
   echo "setup: installing $wanted into $place"
   rm -rf $place
