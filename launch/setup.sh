@@ -45,8 +45,8 @@ install() {
 install_libtpu() {
   local place=.venv/libtpu wanted
   wanted=$(.venv/bin/python -c 'from importlib.metadata import requires
-all = requires("jax")
-print(next(r for r in all if r.startswith("libtpu")).partition(";")[0])')
+needs = requires("jax")
+print(next(r for r in needs if r.startswith("libtpu")).partition(";")[0])')
   [[ $wanted == "$(cat $place/installed.txt 2>/dev/null)" ]] && return
   echo "setup: installing $wanted into $place"
   rm -rf $place
