@@ -2,11 +2,13 @@
 
   python -m m3i_jax.bench step --config=configs/emoji.py
   python -m m3i_jax.bench monitors --config=configs/emoji.py
+  python -m m3i_jax.bench checkpoint --config=configs/vitb.py --steps=5
   python -m m3i_jax.bench dcnv3 --batch=4 --offset_std=0.5
 
 `step` times the jitted train step on a synthetic batch, without data or
 checkpoints. `monitors` times it with and without the measurements of how
-targets spread, in turns, and tells their share. `dcnv3` times InternImage's
+targets spread, in turns, and tells their share. `checkpoint` times what a loop
+waits for its checkpoints. `dcnv3` times InternImage's
 operator, stage by stage, beside PyTorch where that is installed. The last line
 is JSON.
 """
@@ -20,7 +22,16 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from m3i_jax import bench_dcnv3, build, config, flops, main, sharding, step
+from m3i_jax import (
+  bench_checkpoint,
+  bench_dcnv3,
+  build,
+  config,
+  flops,
+  main,
+  sharding,
+  step,
+)
 from m3i_jax.program import Program
 
 _STEPS = flags.DEFINE_integer('steps', 20, 'timed steps, after three more')
@@ -123,6 +134,17 @@ def bench_monitors(c) -> dict:
   return result
 
 
+def bench_saves(c) -> dict:
+  """What the loop of a config waits for its checkpoints."""
+  objective, length = built(c)
+  with jax.set_mesh(sharding.make_mesh(**c.mesh)):
+    train_step, state, batch, _ = prepared(c, objective, length)
+    result = bench_checkpoint.bench(train_step, state, batch, _STEPS.value)
+  result |= device()
+  show(result, {})
+  return result
+
+
 def built(c):
   """(the objective of a config, T)."""
   config.check(c, jax.device_count())
@@ -155,9 +177,8 @@ def random_batch(objective, c, length: int) -> dict:
   for letter in objective.view_letters:
     image = batch[letter]['image']
     batch[letter]['image'] = rng.integers(0, 256, image.shape, np.uint8)
-  if objective.reading('label'):
-    batch['label'] = rng.integers(0, CLASSES, c.batch_size).astype(np.int32)
-  else:
+  batch['label'] = rng.integers(0, CLASSES, c.batch_size).astype(np.int32)
+  if not objective.reading('label'):
     del batch['label']
   if length:
     batch['text'] = rng.integers(
@@ -188,6 +209,7 @@ def bench_operator(c) -> None:
 VERBS = {
   'step': bench_step,
   'monitors': bench_monitors,
+  'checkpoint': bench_saves,
   'dcnv3': bench_operator,
 }
 

@@ -95,7 +95,7 @@ def rows(c, steps):
   train_step = jax.jit(train_step).lower(state, batches[0]).compile(QUICK)
   for n in range(steps):
     state, measured = train_step(state, batches[n % len(batches)])
-    yield n + 1, {k: float(v) for k, v in measured.items()}
+    yield n + 1, {k: float(v) for k, v in measured.items() if not np.ndim(v)}
 
 
 def pictures(seed, size):
