@@ -27,12 +27,26 @@ class Teachers:
   ema: Params
   frozen: Params
 
-  def features(self, objective: Objective) -> dict[str, Callable]:
-    """As `Objective.sample` asks for it."""
-    return {
-      reads: lambda images, reads=reads: objective.apply(
+  def features(
+    self, objective: Objective, parts: int = 1
+  ) -> dict[str, Callable]:
+    """As `Objective.sample` asks for it, `parts` of the batch in turn."""
+    unit = objective.input.images
+
+    def encode(images, reads):
+      return objective.apply(
         {'params': getattr(self, reads)}, images, reads, method='encode_views'
       )
+
+    def in_turn(images, reads):
+      if parts == 1:
+        return encode(images, reads)
+      split = jax.tree.map(lambda x: _split(x, parts, unit), images)
+      features = jax.lax.map(lambda part: encode(part, reads), split)
+      return jax.tree.map(lambda x: _joined(x, unit), features)
+
+    return {
+      reads: lambda images, reads=reads: in_turn(images, reads)
       for reads in ('ema', 'frozen')
     }
 
@@ -65,7 +79,8 @@ def loss_and_gradient(
     loss, gradient like `params`, the new running and balance, metrics.
   """
   k_sample, k_drop = jax.random.split(key)
-  sample = objective.sample(batch, teachers.features(objective), k_sample)
+  features = teachers.features(objective, parts)
+  sample = objective.sample(batch, features, k_sample)
 
   z_x, pull_back = encoded(
     objective, params['encoder'], sample, k_drop, parts
@@ -105,7 +120,7 @@ def encoded(
 
   In `parts` above 1 the encoder sees so many parts of the batch one after the
   other, and once more on the way back (GradCache, Gao et al., 2021): its
-  activations take 1 / parts of the memory. Everything behind the features sees
+  activations take 1 / parts of the memory, as do the target encoders'. Everything behind the features sees
   the whole batch, so no loss changes; stochastic depth draws anew.
   """
 

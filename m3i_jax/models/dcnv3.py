@@ -11,6 +11,8 @@ fraction of a place; so at a whole place (all of them, when training begins)
 the derivative to the offset is the one to the right, as in the reference.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,7 @@ from m3i_jax.models.sampling import (
 Array = jax.Array
 EXACT = jax.lax.Precision.HIGHEST
 TPU_DENSE = 24 * 24  # cells; larger maps make no matrix
+CHUNK = 2**29  # bytes that a form spreads pictures out to
 CPU_BLOCK = 2**14  # cells times groups whose gradient stays in the cache
 
 
@@ -87,8 +90,29 @@ def dcnv3(
     samples = Samples.at(places, modulation, height, width)
     return IMPLS[impl](value, samples).astype(value.dtype)
 
-  own = placement.on_own_rows(sample, n, (3, groups))
+  few = functools.partial(some_images, sample, impl, points)
+  own = placement.on_own_rows(few, n, (3, groups))
   return own(value, offset, modulation)
+
+
+def some_images(sample, impl: str, points: int, value: Array, *told) -> Array:
+  """`sample` of so many pictures at a time that a form takes CHUNK bytes.
+
+  Above that, each chunk is computed again for the gradient.
+  """
+  _, height, width, groups, channels = value.shape
+  each = groups * height * width * {
+    'corners': 4 * channels,
+    'packed': 4 * channels * points * value.dtype.itemsize,
+    'scan': 4 * channels * value.dtype.itemsize,
+    'onehot': 4 * height * width,
+  }[impl]
+  chunk = most(min(CHUNK // each, len(value)), len(value))
+  if chunk == len(value):
+    return sample(value, *told)
+  chunks = [x.reshape(-1, chunk, *x.shape[1:]) for x in (value, *told)]
+  out = jax.lax.map(jax.checkpoint(lambda x: sample(*x)), chunks)
+  return out.reshape(value.shape)
 
 
 def choice(cells: int) -> str:
@@ -197,7 +221,7 @@ def _corners_forward(value, samples):
 def _corners_backward(saved, gradient):
   value, s = saved
   gradient = gradient.astype(jnp.float32)
-  if jax.default_backend() == 'cpu':
+  if placement.platform() == 'cpu':
     out = blockwise(value, s, gradient)
   else:
     out = slopes(value, s, gradient)

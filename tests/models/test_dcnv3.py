@@ -227,6 +227,19 @@ def test_under_vmap_scan_and_remat(impl):
 
 
 @every_impl
+def test_some_images_at_a_time(impl, monkeypatch):
+  """6 pictures as 3 times 2: values, gradients, and the memory of 2."""
+  inputs = drawn(shape=(6, 3, 4, 2, 2))
+  whole = with_gradients(*inputs, kernel_size=3, impl=impl)
+  each = dict(corners=4 * 2, packed=4 * 2 * 9 * 4, scan=4 * 2 * 4, onehot=48)
+  monkeypatch.setattr(module, 'CHUNK', int(2.9 * 3 * 4 * 2 * each[impl]))
+  program = jax.make_jaxpr(lambda *x: dcnv3(*x, kernel_size=3, impl=impl))
+  assert '[3,2,3,4,2,2]' in str(program(*inputs[:3]))
+  got = with_gradients(*inputs, kernel_size=3, impl=impl)
+  assert_same(got, whole)
+
+
+@every_impl
 @pytest.mark.parametrize('shape', [(2, 4, 1), (2, 2, 2)])
 def test_sharded_images_stay_where_they_are(impl, shape):
   mesh = sharding.make_mesh(*shape)
