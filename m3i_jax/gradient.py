@@ -120,8 +120,9 @@ def encoded(
 
   In `parts` above 1 the encoder sees so many parts of the batch one after the
   other, and once more on the way back (GradCache, Gao et al., 2021): its
-  activations take 1 / parts of the memory, as do the target encoders'. Everything behind the features sees
-  the whole batch, so no loss changes; stochastic depth draws anew.
+  activations take 1 / parts of the memory, as do the target encoders'.
+  Everything behind the features sees the whole batch, so no loss changes;
+  stochastic depth draws anew.
   """
 
   def encode(theta, part, key):
