@@ -45,7 +45,8 @@ class Watchdog:
   def beat(self, step: int | None = None) -> None:
     """Something was done, such as `step`."""
     self._seen = time.monotonic()
-    self._step = self._step if step is None else step
+    if step is not None:
+      self._step, self._phases[0] = step, 'train'
 
   @contextlib.contextmanager
   def phase(self, name: str) -> Iterator[None]:

@@ -51,6 +51,13 @@ def test_a_phase_begins_and_ends_with_a_beat_and_its_name():
   assert "phase 'start', no step was the last one done" in left.told[1]
 
 
+def test_between_phases_of_a_loop_it_trains():
+  left = Left()
+  Watchdog(0.2, 'process 0 of 1', left).beat(3)
+  assert left.there.wait(30)
+  assert "phase 'train', step 3 was the last one done" in left.told[1]
+
+
 def test_zero_is_never():
   before = threading.active_count()
   dog = Watchdog(0, 'process 0 of 1')
