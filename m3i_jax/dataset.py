@@ -31,16 +31,19 @@ class Data:
     return cls(source, _tokenizer(config, source, workdir))
 
   def batches(
-    self, config: ConfigDict, start: int, rows: np.ndarray
+    self, config: ConfigDict, start: int, rows: np.ndarray, passed: int = 0
   ) -> Iterator[dict[str, Any]]:
-    """The global batches' local rows from step `start` to the last."""
+    """The global batches' local rows from step `start` to the last.
+
+    passed: batches of the order that rollbacks have passed over.
+    """
     return pipeline.loader(
       self.source,
       self.recipe,
       seed=config.seed,
       batch_size=config.batch_size,
-      start_step=start,
-      stop_step=config.total_steps,
+      start_step=start + passed,
+      stop_step=config.total_steps + passed,
       local=rows,
       threads=config.data.threads or None,
       workers=config.data.workers,

@@ -118,7 +118,7 @@ class _Run:
         self.compile(state)
       # From here on the clock of the progress bar runs.
       self.bar = metrics.Progress(config.total_steps, start)
-      self.log = self.new_log()
+      self.log = self.new_log(state.params)
       while True:
         try:
           start, state = self.steps(start, state)
@@ -141,8 +141,9 @@ class _Run:
     """(steps done, state) after the last step, or where a signal came."""
     config, log, dog = self.config, self.log, self.dog
     self.writer.truncate(start)
-    passed = int(state.guard['passed'])
-    batches = self.data.batches(config, start + passed, self.program.rows())
+    batches = self.data.batches(
+      config, start, self.program.rows(), int(state.guard['passed'])
+    )
     for number in range(start, config.total_steps):
       done = number + 1
       self.profile.before(number)
@@ -218,7 +219,7 @@ class _Run:
     self.bar.print(
       f'gone back to step {start}; batches up to step {done} are passed over'
     )
-    self.log = self.new_log()
+    self.log = self.new_log(state.params)
     self.log.incidents.write(dict(step=done, event='rollback', to=start))
     return start, state
 
@@ -234,7 +235,7 @@ class _Run:
       f'{time.monotonic() - begun:.0f} s'
     )
 
-  def new_log(self) -> StepLog:
+  def new_log(self, params) -> StepLog:
     """What listens to the steps, without a memory of earlier ones."""
     config, objective = self.config, self.program.objective
     length = config.data.text_length if self.data.recipe.text else 0
@@ -243,7 +244,7 @@ class _Run:
     )
     incidents = Incidents(
       self.workdir,
-      _names(self.program.state().params),
+      _names(params),
       lambda position, rows: self.data.pictures(config, position, rows),
       config.guard.patience,
       self.bar.print,

@@ -26,8 +26,9 @@ def poisoned(positions):
   """`Data.batches`, with a crop that is nowhere at these positions."""
   batches = dataset.Data.batches
 
-  def bad(self, c, start, rows):
-    for position, batch in enumerate(batches(self, c, start, rows), start):
+  def bad(self, c, start, rows, passed):
+    made = batches(self, c, start, rows, passed)
+    for position, batch in enumerate(made, start + passed):
       if position in positions:
         batch['b']['box'][3] = np.nan
       yield batch
@@ -59,14 +60,25 @@ def compiled_once(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def clean(tmp_path_factory):
-  """{step: digest} of a run of 16 steps without any incident."""
+def clean_run(tmp_path_factory):
+  """A run of 16 steps without any incident; `clean`: {step: digest} of it."""
   workdir = tmp_path_factory.mktemp('clean')
   c = config()
   c.total_steps = 16
-  assert train.train(c, str(workdir))
+  assert train.train(c, str(workdir), profile=(2, 4))
   assert not (workdir / NAME).exists()
-  return digests(workdir)
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def clean(clean_run):
+  return digests(clean_run)
+
+
+def test_a_trace_of_the_steps_asked_for(clean_run):
+  (trace,) = (clean_run / 'profile').rglob('*.xplane.pb')
+  assert trace.stat().st_size > 10_000
+  assert len(set(digests(clean_run).values())) == 16
 
 
 def test_a_single_bad_step_is_left_out_and_named(tmp_path, monkeypatch, clean):
