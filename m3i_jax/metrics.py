@@ -19,6 +19,7 @@ import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from m3i_jax import files
 from m3i_jax.errors import UserError
 
 NAME = 'metrics.jsonl'
@@ -49,22 +50,39 @@ class Writer:
       os.fsync(self._file.fileno())  # of a mounted bucket: it is uploaded
     except OSError as error:
       raise self._refusal(error) from error
-    for name, value in metrics.items():
-      value = _scalar(value)
-      if isinstance(value, numbers.Real) and math.isfinite(value):
-        self._events.add_scalar(name, value, step)
+    self._show(step, metrics)
+
+  def amend(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Adds to the row of a step, which has been written."""
+    if self._file is None or not metrics:
+      return
+    more = {k: _plain(v) for k, v in metrics.items()}
+    rows = read(self._workdir)
+    self.close()
+    self._rewrite([r | more if r['step'] == step else r for r in rows])
+    self._open()
+    self._show(step, metrics)
 
   def truncate(self, step: int) -> None:
     """Drops what was written after `step`, to which the run has gone back."""
     if self._file is None:
       return
     self.close()
-    path = self._workdir / NAME
-    kept = [row for row in read(self._workdir) if row['step'] <= step]
-    new = path.with_suffix('.tmp')
-    new.write_text(''.join(json.dumps(row) + '\n' for row in kept))
-    os.replace(new, path)
+    self._rewrite([r for r in read(self._workdir) if r['step'] <= step])
     self._open(purge_step=step + 1)
+
+  def _show(self, step: int, metrics: Mapping[str, Any]) -> None:
+    for name, value in metrics.items():
+      value = _scalar(value)
+      if isinstance(value, numbers.Real) and math.isfinite(value):
+        self._events.add_scalar(name, value, step)
+
+  def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+    text = ''.join(json.dumps(row) + '\n' for row in rows)
+    try:
+      files.write(self._workdir / NAME, text)
+    except OSError as error:
+      raise self._refusal(error) from error
 
   def close(self) -> None:
     if self._file is not None:

@@ -5,6 +5,7 @@ elsewhere, and shapes stand for arrays.
 """
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from m3i_jax.objective import Objective
 from m3i_jax.optim import momentum
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Program:
   """One train step, sharded.
 
@@ -40,6 +41,7 @@ class Program:
       self.objective, self._optimizer(), c.seed, batch, c.guard.spike > 0
     )
 
+  @functools.cache  # noqa: B019, of one program for as long as it lives
   def state(self) -> step.TrainState:
     """The state as jax.ShapeDtypeStruct leaves, with shardings."""
     with jax.set_mesh(self.mesh):

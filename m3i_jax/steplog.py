@@ -65,25 +65,24 @@ class StepLog:
     if before:
       self._tell(*before)
 
-  def flush(self, more: dict[str, float] | None = None) -> None:
-    """Tells the newest step now, and `more` of it."""
+  def flush(self) -> None:
+    """Tells the newest step now, if that has not been done."""
     pending, self.pending = self.pending, None
     if pending:
-      self._tell(*pending, more or {})
+      self._tell(*pending, now=True)
 
-  def _tell(self, done: int, measured, more: dict | None = None) -> None:
+  def _tell(self, done: int, measured, now: bool = False) -> None:
     # One step is computed while this one is read: the device never waits.
     self.good = bool(measured['good'])
     self.steps += 1
-    logged = not (done % self.every and more is None)
-    if logged:
-      self._row(done, jax.device_get(measured), more or {})
+    if now or done % self.every == 0:
+      self._row(done, jax.device_get(measured))
     else:
       self.bar.update(done)
     if not self.good:
       self.incidents.take(done, measured)
 
-  def _row(self, done: int, measured: dict, more: dict) -> None:
+  def _row(self, done: int, measured: dict) -> None:
     seconds = (time.perf_counter() - self.begun) / self.steps
     samples = measured.pop('samples', None)
     row = {k: float(v) for k, v in measured.items() if k not in INNER}
@@ -98,7 +97,7 @@ class StepLog:
     for line in self.alarm.check(done, row):
       self.bar.print(line)
     row |= {f'alarm/{name}': 1.0 for name in sorted(self.alarm.active)}
-    self.writer.write(done, row | more)
+    self.writer.write(done, row)
     self._hint(done, row['input_wait_percent'])
     self.bar.update(
       done, f'loss {row["loss"]:.3f}, {row["images_per_s"]:.0f} images/s'

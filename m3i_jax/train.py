@@ -113,6 +113,11 @@ class _Run:
       )
     with contextlib.closing(self.checkpoints):
       start, state = self.first_state()
+      self.scored = {  # read by every process, before one writes
+        row['step']
+        for row in metrics.read(self.workdir)
+        if any(key.startswith('eval/') for key in row)
+      }
       self.writer = metrics.Writer(self.workdir)
       if start < config.total_steps and self.train_step is None:
         self.compile(state)
@@ -141,6 +146,9 @@ class _Run:
     """(steps done, state) after the last step, or where a signal came."""
     config, log, dog = self.config, self.log, self.dog
     self.writer.truncate(start)
+    self.scored = {done for done in self.scored if done <= start}
+    if start:
+      self.score(start, state)  # if the run was stopped before it could
     batches = self.data.batches(
       config, start, self.program.rows(), int(state.guard['passed'])
     )
@@ -162,22 +170,27 @@ class _Run:
       if stop:
         log.flush()
         return done, state
-      if done == config.total_steps or (
-        config.eval_every and done % config.eval_every == 0
-      ):
-        with dog.phase('evaluate'):
-          log.flush(self.evaluate(state, done))
+      self.score(done, state)
     self.profile.stop()
     return config.total_steps, state
 
   def save(self, done: int, state, force: bool = False) -> None:
     self.checkpoints.save(done, state, schema.as_json(self.config), force)
 
-  def evaluate(self, state: step.TrainState, done: int) -> dict[str, float]:
-    """Shows what the evaluators say of the online encoder."""
-    return self.log.pause(
-      lambda: self.scoring.on_the_way(state.params, done, self.bar.print)
-    )
+  def score(self, done: int, state: step.TrainState) -> None:
+    """Adds to the row of a step what the evaluators say, where it is due."""
+    every = self.config.eval_every
+    if done < self.config.total_steps and not (every and done % every == 0):
+      return
+    if done in self.scored:
+      return
+    self.log.flush()
+    with self.dog.phase('evaluate'):
+      scores = self.log.pause(
+        lambda: self.scoring.on_the_way(state.params, done, self.bar.print)
+      )
+    self.writer.amend(done, scores)
+    self.scored.add(done)
 
   def first_state(self) -> tuple[int, step.TrainState]:
     """(steps done, state): the newest checkpoint's, or a fresh one."""

@@ -82,6 +82,19 @@ def test_a_log_gets_few_lines():
   assert lines[-1].endswith('00:00 left, loss 1.0')
 
 
+def test_a_row_is_amended_where_it_stands(tmp_path):
+  writer = metrics.Writer(tmp_path)
+  for step in (1, 2, 3):
+    writer.write(step, {'loss': step})
+  writer.amend(2, {'eval/knn': np.float32(50), 'eval/bad': float('nan')})
+  writer.write(4, {'loss': 4})
+  rows = metrics.read(tmp_path)
+  assert [row['step'] for row in rows] == [1, 2, 3, 4]
+  more = {'eval/knn': 50, 'eval/bad': None}
+  assert rows[1] == {'step': 2, 'loss': 2} | more
+  assert [p.name for p in tmp_path.glob('*.tmp')] == []
+
+
 def test_a_terminal_gets_a_bar_that_starts_where_the_run_does():
   terminal = Terminal()
   progress = metrics.Progress(10, start=4, file=terminal)
