@@ -13,7 +13,7 @@ from m3i_jax.data import pipeline, sources
 from m3i_jax.data.tokenizer import Tokenizer
 from m3i_jax.gradient import Teachers
 from m3i_jax.objective import Objective, Sample
-from m3i_jax.panel import Panel
+from m3i_jax.report.panel import Panel
 from m3i_jax.representations import Represented
 from m3i_jax.step import TrainState
 

@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from m3i_jax import curves, files, panel_figure, panel_html
-from m3i_jax import panel as panel_lib
+from m3i_jax import files
 from m3i_jax.errors import UserError
 from m3i_jax.evals import tables
-from m3i_jax.report_style import STYLE
+from m3i_jax.report import curves, panel_figure, panel_html
+from m3i_jax.report import panel as panel_lib
+from m3i_jax.report.style import STYLE
 
 Rows = Mapping[str, Mapping[str, float]]
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from m3i_jax import bench, bench_dcnv3
+from m3i_jax import bench
+from m3i_jax.bench import dcnv3 as bench_dcnv3
 from m3i_jax.models import dcnv3
 
 TINY = {'tiny': [(4, 2, 3, 2), (2, 4, 3, 1)]}

@@ -21,7 +21,7 @@ _STYLES = {'raw pixels': ':', 'untrained': '--'}
 
 
 def draw(rows: Sequence, baselines: Sequence) -> bytes:
-  """The PNG; rows and baselines are `ablate_report.Row`s with scores."""
+  """The PNG; rows and baselines are `runs.Row`s with scores."""
   order = sorted(rows, key=lambda row: list(COLOURS).index(row.family))
   keys = tables.columns({row.name: row.scores for row in rows})
   height = 1.3 + 0.27 * len(order)

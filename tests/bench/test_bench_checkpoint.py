@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from m3i_jax import bench_checkpoint
+from m3i_jax.bench import checkpoint
 
 
 def test_every_number_is_of_the_run():
@@ -12,7 +12,7 @@ def test_every_number_is_of_the_run():
     lambda state, batch: ({'a': state['a'] + batch}, batch), donate_argnums=0
   )
   state = {'a': jnp.zeros(1000)}
-  got = bench_checkpoint.bench(step, state, jnp.float32(1), 2)
+  got = checkpoint.bench(step, state, jnp.float32(1), 2)
   assert got['state_bytes'] == 4000
   # One checkpoint is kept; arrays are written compressed, beside metadata.
   assert 500 < got['written_bytes'] < 20000

@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from m3i_jax import curves, panel, panel_html, report
+from m3i_jax import report
 from m3i_jax.errors import UserError
-from tests.test_panel import make
+from m3i_jax.report import curves, panel, panel_html
+from tests.report.test_panel import make
 
 ROWS = {
   'raw pixels': {'near/top1': 34.52, 'near/top1_se': 1.3},

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from m3i_jax import panel as panel_lib
-from m3i_jax import panel_figure
+from m3i_jax.report import panel as panel_lib
+from m3i_jax.report import panel_figure
 
 
 def section(panel: panel_lib.Panel | None) -> str:

@@ -32,12 +32,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import ConfigDict
 
-from m3i_jax import ablate_report as report
-from m3i_jax import ablate_runs, main, metrics, processes, train
 from m3i_jax import config as schema
+from m3i_jax import main, metrics, processes, train
+from m3i_jax.ablate import report, runs
 from m3i_jax.errors import STOPPED, UserError
 from m3i_jax.workdir import claim
 
@@ -183,7 +183,7 @@ class Ablation:
     # Seeds outside: the first whole table is there early.
     self.all = [(name, seed) for seed in seeds for name in ablation.rows]
     self.todo = [run for run in self.all if run[0] in (names or ablation.rows)]
-    self.runs: dict[tuple[str, int], ablate_runs.Run] = {}
+    self.runs: dict[tuple[str, int], runs.Run] = {}
     self.failed: list[str] = []
     self.child: subprocess.Popen | None = None
     self.stopped = False
@@ -252,8 +252,8 @@ class Ablation:
     """Reads the runs that are new, and writes the table."""
     for run in self.all:
       path = directory(self.workdir, *run)
-      if run not in self.runs and ablate_runs.finished(path):
-        self.runs[run] = ablate_runs.read_run(path)
+      if run not in self.runs and runs.finished(path):
+        self.runs[run] = runs.read_run(path)
     if self.runs:
       report.write(self.ablation, self.workdir, self.runs, self.failed)
 
@@ -292,7 +292,3 @@ def run(_) -> None:
   except UserError as error:
     main.fail(error)
   sys.exit(0 if complete else STOPPED)
-
-
-if __name__ == '__main__':
-  app.run(run, flags_parser=main.parse)

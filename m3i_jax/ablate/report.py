@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from m3i_jax import ablate_figure, files
-from m3i_jax.ablate_runs import Row, Run, Spread, collect
+from m3i_jax import files
+from m3i_jax.ablate import figure
+from m3i_jax.ablate.runs import Row, Run, Spread, collect
 from m3i_jax.evals import tables
 
 
@@ -25,7 +26,7 @@ def write(
   written = {
     'ablation.md': markdown(ablation, rows, baselines, about, failed).encode(),
     'ablation.csv': as_csv(rows, baselines).encode(),
-    'ablation.png': ablate_figure.draw(rows, baselines),
+    'ablation.png': figure.draw(rows, baselines),
   }
   for name, content in written.items():
     files.write(workdir / name, content)

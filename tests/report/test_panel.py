@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m3i_jax import panel as panel_lib
-from m3i_jax import panel_figure, panel_html
+from m3i_jax.report import panel as panel_lib
+from m3i_jax.report import panel_figure, panel_html
 
 N, S, G, P, D = 2, 12, 3, 4, 6
 

@@ -20,18 +20,10 @@ import time
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from m3i_jax import (
-  bench_checkpoint,
-  bench_dcnv3,
-  build,
-  config,
-  flops,
-  main,
-  sharding,
-  step,
-)
+from m3i_jax import build, config, flops, main, sharding, step
+from m3i_jax.bench import checkpoint, dcnv3
 from m3i_jax.program import Program
 
 _STEPS = flags.DEFINE_integer('steps', 20, 'timed steps, after three more')
@@ -139,7 +131,7 @@ def bench_saves(c) -> dict:
   objective, length = built(c)
   with jax.set_mesh(sharding.make_mesh(**c.mesh)):
     train_step, state, batch, _ = prepared(c, objective, length)
-    result = bench_checkpoint.bench(train_step, state, batch, _STEPS.value)
+    result = checkpoint.bench(train_step, state, batch, _STEPS.value)
   result |= device()
   show(result, {})
   return result
@@ -203,7 +195,7 @@ def show(result: dict, parts: dict[str, int]) -> None:
 def bench_operator(c) -> None:
   """Measures DCNv3, which no config changes."""
   del c
-  bench_dcnv3.bench(_BATCH.value, _STEPS.value, _SPREAD.value)
+  dcnv3.bench(_BATCH.value, _STEPS.value, _SPREAD.value)
 
 
 VERBS = {
@@ -218,9 +210,3 @@ def run(argv) -> None:
   del argv
   verb = next(arg for arg in sys.argv if arg in VERBS)
   VERBS[verb](flags.FLAGS.config)
-
-
-if __name__ == '__main__':
-  if '--help' in sys.argv:
-    print(__doc__)
-  app.run(run, flags_parser=parse)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from m3i_jax import panel as panel_lib
+from m3i_jax.report import panel as panel_lib
 
 # Inches.
 _TILE, _LIST, _WRAPPED = 1.15, 1.75, 2.7

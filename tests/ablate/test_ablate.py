@@ -15,11 +15,12 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from m3i_jax import ablate, ablate_figure, ablate_report, ablate_runs, weights
-from m3i_jax.ablate_runs import Row, Run, Spread
+from m3i_jax import ablate, weights
+from m3i_jax.ablate import figure, report, runs
+from m3i_jax.ablate.runs import Row, Run, Spread
 from m3i_jax.errors import UserError
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 from configs import ablation_emoji  # noqa: E402
 
@@ -120,7 +121,7 @@ def leave(workdir, name: str, seed: int, score: float, c=None) -> None:
 def no_checkpoints(monkeypatch):
   shapes = {'encoder': np.zeros(30), 'decoders': {'dense': np.zeros((2, 6))}}
   monkeypatch.setattr(
-    ablate_runs.checkpoint, 'restore_params', lambda path: shapes
+    runs.checkpoint, 'restore_params', lambda path: shapes
   )
 
 
@@ -306,45 +307,45 @@ ROWS = [
 
 
 def test_tables_3_and_4():
-  groups = ablate_report.sections(ROWS)
+  groups = report.sections(ROWS)
   assert {k: [r.name for r in v] for k, v in groups.items()} == {
     'Intra-view, full input': ['c'], 'Intra-view, masked input': ['a'],
     'Inter-view, full input': ['b'], 'Inter-view, masked input': [],
   }  # fmt: skip
-  groups = ablate_report.together(ROWS, 'knn/top1')
+  groups = report.together(ROWS, 'knn/top1')
   assert [r.name for v in groups.values() for r in v] == ['s', 'c', 'b']
 
 
 def test_differences_within_the_seeds_are_marked():
-  text = ablate_report.table({'all': ROWS})
+  text = report.table({'all': ROWS})
   assert '| **31.0 (30.0-32.0)** |' in text
   assert '| 30.0 (29.0-31.0) ≈ |' in text
   assert '| 11.0 (10.0-12.0) |' in text
   single = [row('x', 'intra', 5.0), row('y', 'intra', 9.0)]
-  assert '≈' not in ablate_report.table({'all': single})
+  assert '≈' not in report.table({'all': single})
 
 
 def test_orders():
-  said = lambda one, other: ablate_report.orders([(one, other)], ROWS)
+  said = lambda one, other: report.orders([(one, other)], ROWS)
   assert '| A | C | +6.0 | -19.0 reversed |' in said('a', 'c')
   assert '| S | A | -2.0 | +9.2 reversed |' in said('s', 'a')
   assert '| B | A | -5.0 | +20.0 reversed |' in said('b', 'a')
   assert '| B | C | +1.0 | +1.0 open |' in said('b', 'c')
   assert '| S | C | +4.0 | -9.8 reversed |' in said('s', 'c')
   assert '| B | S | -3.0 | +10.8 reversed |' in said('b', 's')
-  assert ablate_report.verdict(Spread(2, 1, 3, 2), Spread(0, 0, 0, 2), 1) == (
+  assert report.verdict(Spread(2, 1, 3, 2), Spread(0, 0, 0, 2), 1) == (
     '+2.0 holds'
   )
-  assert ablate_report.verdict(Spread(2, 1, 3, 2), Spread(0, 0, 0, 2), 0) == (
+  assert report.verdict(Spread(2, 1, 3, 2), Spread(0, 0, 0, 2), 0) == (
     '+2.0 differs'
   )
-  assert ablate_report.verdict(Spread(2, 2, 2, 1), Spread(0, 0, 0, 1), 1) == (
+  assert report.verdict(Spread(2, 2, 2, 1), Spread(0, 0, 0, 1), 1) == (
     '+2.0 open'
   )
 
 
 def test_the_csv_says_which_lie_below_the_best():
-  lines = list(csv.DictReader(io.StringIO(ablate_report.as_csv(ROWS, []))))
+  lines = list(csv.DictReader(io.StringIO(report.as_csv(ROWS, []))))
   assert [x['knn/top1_below_best'] for x in lines] == ['0', '1', '0', '1']
   assert lines[1]['knn/top1_low'] == '10.0' and lines[1]['seconds'] == '50.0'
   assert lines[1]['knn/top1_high'] == '12.0' and lines[1]['seeds'] == '1'
@@ -354,7 +355,7 @@ def test_seconds_are_those_of_the_steps():
   # Windows of 50, 50 and 20 steps.
   history = [{'step': s, 'step_ms': ms} for s, ms in
              ((50, 100.0), (100, 200.0), (120, 50.0))]  # fmt: skip
-  assert ablate_runs.training_seconds(history) == pytest.approx(5 + 10 + 1)
+  assert runs.training_seconds(history) == pytest.approx(5 + 10 + 1)
 
 
 def test_a_method_is_described_by_its_config():
@@ -365,13 +366,13 @@ def test_a_method_is_described_by_its_config():
     z=target('b', 'dense'), w=target('label', 'category'),
   )  # fmt: skip
   config = dict(input=seen, targets=targets)
-  assert ablate_runs.describe(config) == (
+  assert runs.describe(config) == (
     '75 % hidden', 'own view: pixels; other view: dense; category'
   )
   config['input'] = dict(view='a', images=2, mask=0.5)
-  assert ablate_runs.describe(config)[0] == 'two mixed'
+  assert runs.describe(config)[0] == 'two mixed'
   config['input'] = dict(view='a', images=1, mask=0.0)
-  assert ablate_runs.describe(config)[0] == 'full'
+  assert runs.describe(config)[0] == 'full'
 
 
 def test_the_plot_has_a_line_a_row_and_a_panel_a_metric():
@@ -380,7 +381,7 @@ def test_the_plot_has_a_line_a_row_and_a_panel_a_metric():
         {'knn/top1': Spread.of([25.0])})
   ]  # fmt: skip
   size = lambda rows: Image.open(
-    io.BytesIO(ablate_figure.draw(rows, baselines))
+    io.BytesIO(figure.draw(rows, baselines))
   ).size
   assert size(ROWS)[1] > size(ROWS[:2])[1]
   two = [
@@ -388,7 +389,7 @@ def test_the_plot_has_a_line_a_row_and_a_panel_a_metric():
     for r in ROWS
   ]
   assert size(two)[0] > size(ROWS)[0]
-  assert ablate_figure.draw(ROWS, []) != ablate_figure.draw(ROWS, baselines)
+  assert figure.draw(ROWS, []) != figure.draw(ROWS, baselines)
 
 
 def test_help_suffices():
