@@ -12,8 +12,9 @@ import jax
 import pytest
 
 from configs import vitb
-from m3i_jax import build, hlo, sharding, topology
+from m3i_jax import build, sharding
 from m3i_jax.errors import UserError
+from m3i_jax.plan import hlo, topology
 from m3i_jax.program import Program
 from tests import small
 

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from m3i_jax import sharding, topology
+from m3i_jax import sharding
 from m3i_jax.errors import UserError
 from m3i_jax.models import placement
 from m3i_jax.models.internimage import InternImage
+from m3i_jax.plan import topology
 from tests import small
 
 MESH = dict(replica=2, fsdp=4, tensor=2)

@@ -5,8 +5,9 @@ import os
 import jax
 import pytest
 
-from m3i_jax import chips, topology
+from m3i_jax import chips
 from m3i_jax.errors import UserError
+from m3i_jax.plan import topology
 
 
 def refused(name: str) -> str:

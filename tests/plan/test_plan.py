@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from m3i_jax import chips, flops, plan, plan_report, planning, topology
+from m3i_jax import chips, flops, plan
 from m3i_jax.errors import UserError
+from m3i_jax.plan import planning, report, topology
 from m3i_jax.program import Program
 from tests import small
 
@@ -129,7 +130,7 @@ def test_what_does_not_fit_says_what_to_try(config, measured, monkeypatch):
     {'model.remat': 'dots'}, {'model.remat': 'full'}
   ]  # fmt: skip
   assert {'batch_size': 8} not in result['remedies']  # no pair for each device
-  assert 'try --config.model.remat=full' in plan_report.table(result)
+  assert 'try --config.model.remat=full' in report.table(result)
   # A search adds up what it changes.
   tried.clear()
   result = plan.plan(config, ask, True, lambda line: None)
@@ -214,15 +215,15 @@ def test_mistakes_are_one_line(arguments, said, capsys):
 
 def test_a_report_is_narrow_and_says_what_it_knows(measured):
   whole = measured | {'changes': {}, 'remedies': []}
-  text = plan_report.table(whole)
+  text = report.table(whole)
   assert max(map(len, text.splitlines())) <= 80
   assert 'it fits' in text and 'all-gather' in text
   assert re.search(r'parameters +[\d.]+ [KM]iB', text)
   unknown = whole | {'floor_ms': None, 'collectives': {}, 'fits': False}
-  assert 'IT DOES NOT FIT' in plan_report.table(unknown)
-  assert plan_report.size(999) == '999 B'
-  assert plan_report.size(3 * 2**19) == '1.5 MiB'
-  assert plan_report.size(3 * 2**40) == '3072 GiB'
+  assert 'IT DOES NOT FIT' in report.table(unknown)
+  assert report.size(999) == '999 B'
+  assert report.size(3 * 2**19) == '1.5 MiB'
+  assert report.size(3 * 2**40) == '3072 GiB'
 
 
 def test_a_tpu_slice_without_a_tpu(tmp_path):

@@ -14,9 +14,9 @@ import dataclasses
 import numpy as np
 
 from m3i_jax.chips import Chip
-from m3i_jax.hlo import Collective
 from m3i_jax.models import layers
 from m3i_jax.objective import Objective
+from m3i_jax.plan.hlo import Collective
 
 
 @dataclasses.dataclass(frozen=True)

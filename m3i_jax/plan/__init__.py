@@ -15,7 +15,7 @@ import json
 import re
 import sys
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from m3i_jax import main
 from m3i_jax.errors import UserError
@@ -52,7 +52,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def prepare(argv: list[str]) -> None:
   """Sets the environment for the topology on a command line."""
-  from m3i_jax import topology
+  from m3i_jax.plan import topology
 
   if any(flag.startswith('--help') for flag in argv):
     return
@@ -74,7 +74,7 @@ def plan(config, ask, search: bool, log) -> dict:
     What `planning.measure` returns, with 'changes', {key: value} of the
     config, and 'remedies', [{key: value}] that may make it fit.
   """
-  from m3i_jax import planning
+  from m3i_jax.plan import planning
 
   changes, tried = {}, set()
   for _ in range(TRIES if search else 1):
@@ -95,7 +95,7 @@ def plan(config, ask, search: bool, log) -> dict:
 
 def run(argv) -> None:
   del argv
-  from m3i_jax import plan_report, planning, topology
+  from m3i_jax.plan import planning, report, topology
 
   logging.set_verbosity(logging.ERROR)
   config = flags.FLAGS.config
@@ -110,11 +110,5 @@ def run(argv) -> None:
     result = plan(config, ask, _SEARCH.value, log)
   except UserError as error:
     main.fail(error)
-  print(json.dumps(result) if _JSON.value else plan_report.table(result))
+  print(json.dumps(result) if _JSON.value else report.table(result))
   sys.exit(0 if result['fits'] else TOO_LARGE)
-
-
-if __name__ == '__main__':
-  if '--help' in sys.argv:
-    print(__doc__)
-  app.run(run, flags_parser=parse)

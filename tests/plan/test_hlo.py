@@ -13,9 +13,9 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from m3i_jax import hlo
+from m3i_jax.plan import hlo
 
-GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'hlo'
+GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'hlo'
 DEPTH, WIDTH = 4, 512
 WEIGHT = 2 * WIDTH**2  # bytes in bfloat16
 

@@ -15,12 +15,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from m3i_jax import build, flops, forecast, hlo, sharding, weights
+from m3i_jax import build, flops, sharding, weights
 from m3i_jax import config as schema
 from m3i_jax.errors import UserError
 from m3i_jax.objective import Objective
+from m3i_jax.plan import forecast, hlo
+from m3i_jax.plan.topology import Topology
 from m3i_jax.program import Program
-from m3i_jax.topology import Topology
 
 UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 # What libtpu says of a program that is too large: all of it, or its

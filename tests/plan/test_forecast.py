@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
-from m3i_jax import build, forecast
+from m3i_jax import build
 from m3i_jax.chips import Chip
-from m3i_jax.hlo import Collective
+from m3i_jax.plan import forecast
+from m3i_jax.plan.hlo import Collective
 from tests.small import small_config
 
 CHIP = Chip('t', (), 100e12, 16e9, 1e12, 200e9, 10e9, cores=2)
