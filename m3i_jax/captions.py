@@ -72,7 +72,8 @@ class CaptionDecoder(nn.Module):
       dtype=self.dtype,
       causal=True,
     )
-    x = placement.gathered(word)[text[:, :-1]] + position[: text.shape[1] - 1]
+    position = placement.gathered(position)[: text.shape[1] - 1]
+    x = placement.gathered(word)[text[:, :-1]] + position
     x = blocks(self.depth_uni, name='uni')(x)
     x = blocks(self.depth_multi, cross=True, name='multi')(x, memory=memory)
     x = layers.LayerNorm(dtype=self.dtype, name='norm')(x)

@@ -14,11 +14,13 @@ import pytest
 from configs import vitb
 from m3i_jax import build, sharding
 from m3i_jax.errors import UserError
+from m3i_jax.models import placement
 from m3i_jax.plan import hlo, topology
 from m3i_jax.program import Program
 from tests import small
 
 LARGE = 2**20  # bytes
+QUICK = {'xla_backend_optimization_level': 0}  # to compile
 
 
 def slice_of(name):
@@ -74,6 +76,34 @@ def lowered(function, *args):
   )
   with jax.set_mesh(mesh):
     return jax.jit(function).lower(*args).compile().as_text()
+
+
+ROWS = 13  # a factor of the batch, and of nothing else
+
+
+@pytest.mark.parametrize('name', [
+  'vitb', 'internimage_h', 'mug', 'table1.siamese_feature',
+  'table1.mim_global',
+])  # fmt: skip
+def test_no_activation_is_sent_along_the_batch(name, monkeypatch):
+  """Of networks whose parameters are all stored in parts, also small ones.
+
+  What crosses the batch axes are parameters, sums, and whole batches of single
+  vectors: the candidates of InfoNCE.
+  """
+  monkeypatch.setattr(placement, 'SMALLEST', 64)
+  c = importlib.import_module(f'configs.{name}').get_config('debug')
+  c.batch_size = 16 * ROWS
+  mesh = sharding.make_mesh(2, 4, 1)
+  objective = build.build(c, 5, 400 if c.data.text else 0)
+  compiled = Program(c, objective, mesh).lower().compile(QUICK)
+  found = hlo.collectives(compiled.as_text())
+  assert {'all-gather', 'all-reduce'} <= {one.kind for one in found}
+  for one in found:
+    for _, dims in re.findall(r'(\w+)\[([\d,]*)\]', one.shape):
+      shape = [int(n) for n in dims.split(',') if n]
+      along = any(n % ROWS == 0 for n in shape)
+      assert not along or len(shape) <= 2, (shape, one.kind, one.source)
 
 
 @pytest.mark.parametrize('pattern', ['block', 'random'])

@@ -71,7 +71,8 @@ class DepthwiseConv(nn.Module):
     default = torch_uniform(k * k)
     kernel = self.param(
       'kernel', self.kernel_init or default, (k, k, 1, width)
-    ).astype(dtype)
+    )
+    kernel = placement.gathered(kernel.astype(dtype))
     init = nn.initializers.zeros if self.kernel_init else default
     bias = self.param('bias', init, (width,)).astype(dtype)
     # XLA's CPU convolution of single channels is 10 to 30 times slower.

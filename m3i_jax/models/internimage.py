@@ -163,6 +163,7 @@ class PostNorms(nn.Module):
     here = np.array([n in self.ids for n in blocks])
     # The parameters are in the order of `ids`, whichever that is.
     row = np.array([self.ids.index(n) if n in self.ids else 0 for n in blocks])
+    scale, bias = placement.gathered(scale), placement.gathered(bias)
     return jnp.asarray(here), scale[row], bias[row]
 
 

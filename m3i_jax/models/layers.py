@@ -248,6 +248,7 @@ class Projection(nn.Module):
     if self.cosine:
       init = nn.initializers.normal(0.02)
       kernel = self.param('prototypes', init, (self.cosine, self.out))
+      kernel = placement.gathered(kernel)
       x = jnp.einsum(
         '...d,md->...m', unit(x), unit(kernel.T),
         precision=jax.lax.Precision.HIGHEST,

@@ -95,7 +95,8 @@ class TextTower(nn.Module):
   def _embedded(self, text: jax.Array) -> jax.Array:
     word = self.param('word', INIT, (self.vocabulary, self.width))
     position = self.param('position', INIT, (self.positions, self.width))
-    x = placement.gathered(word)[text] + position[: text.shape[1]]
+    position = placement.gathered(position)[: text.shape[1]]
+    x = placement.gathered(word)[text] + position
     if not self.post_norm:
       return x
     x = x + self.param('type', INIT, (2, self.width))[0]

@@ -13,7 +13,7 @@ import numpy as np
 
 from m3i_jax import positions, views
 from m3i_jax.errors import UserError
-from m3i_jax.models import layers, pooling, transformer
+from m3i_jax.models import layers, placement, pooling, transformer
 
 SIZES = ('width', 'depth', 'heads', 'hidden', 'patch')
 VARIANTS = {
@@ -176,7 +176,8 @@ class ViT(nn.Module):
     """The table [L, D] and the class token's row [D]."""
     if self.positions == 'learned':
       shape = (1, count + self.class_token, self.width)
-      table = self.param('pos_embed', nn.initializers.normal(0.02), shape)[0]
+      table = self.param('pos_embed', nn.initializers.normal(0.02), shape)
+      table = placement.gathered(table)[0]
       return table[int(self.class_token) :], table[0]
     table = positions.grid_sincos(round(count**0.5), self.width)
     return table, jnp.zeros(self.width)
