@@ -3,7 +3,8 @@
 30 epochs of 442 million pictures of 192 x 192, 40,000 a step: 427 M with a
 caption (LAION-400M, YFCC-15M, CC12M) and 15 M with a category (ImageNet-22k),
 section 4.1. A record has a caption, a label or both; it adds to the targets
-that it can. Name your data, and how many pictures they have:
+that it can. It takes 64 chips, v5p or larger (docs/plans.md). Name your data,
+and how many pictures they have:
 
   python -m m3i_jax.main --config=configs/internimage_h.py --workdir=W \
     --config.data.source=DIR --config.total_steps=STEPS
@@ -21,6 +22,9 @@ def get_config(arg: str = ''):
   c.batch_size = BATCH
   c.total_steps = EPOCHS * PICTURES // BATCH
   c.checkpoint_every = 1000
+  # 20,000 pairs of pictures are 2^5 5^4: 64 chips share them as 32 x 2.
+  c.mesh.update(replica=-1, fsdp=32, tensor=2)
+  c.accumulate = 5
   c.model = config.backbone(
     'internimage', 'H', drop_path=0.2, uniform=True, remat='full'
   )

@@ -11,7 +11,7 @@ import importlib.metadata
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import jax
@@ -62,6 +62,8 @@ class Checkpoints:
           'config': ocp.JsonCheckpointHandler(),
         },
       )  # fmt: skip
+      # A SIGTERM is for the step after the last one that JAX was told of.
+      self._manager.reached_preemption(self._manager.latest_step() or 0)
 
   def save(
     self, step: int, state: PyTree, config: dict, force: bool = False
@@ -102,9 +104,12 @@ class Checkpoints:
       step = _step(self.directory, self.latest_step())
       try:
         return step, self._restored(step, abstract_state)
-      except UserError:
+      except (UserError, MemoryError):
         raise
       except Exception as error:  # Orbax and TensorStore raise anything
+        # What its sums vouch for is sound: memory, or the disk, was short.
+        if integrity.sealed(self.directory / str(step)):
+          raise
         self._set_aside(step, ' '.join(str(error).split())[:200])
         if jax.process_count() > 1:
           # The others may have read it, or wait for this process.
@@ -162,7 +167,7 @@ class Checkpoints:
     path = self.directory / str(step)
     before = len(list(self.directory.glob(f'{step}.{UNREADABLE}*')))
     aside = f'{path}.{UNREADABLE}{before or ""}'
-    if path.exists():  # or another process was first
+    with suppress(FileNotFoundError):  # another process was first
       path.rename(aside)
     print(
       f'warning: {path} cannot be read ({why}): set aside as {aside}',

@@ -18,11 +18,12 @@ from m3i_jax.errors import UserError
 from m3i_jax.inputs import Input
 from m3i_jax.optim import Optimizer
 
-# What may change when a run goes on: nothing that changes a result.
+# What may change when a run goes on: nothing that changes a result, but for
+# the draws of stochastic depth with `accumulate`.
 FREE = (
   'mesh', 'log_every', 'eval_every', 'checkpoint_every', 'keep', 'panel',
   'watchdog', 'guard.patience', 'guard.rollbacks', 'data.threads',
-  'data.workers',
+  'data.workers', 'accumulate', 'model.remat', 'model.unroll',
 )  # fmt: skip
 
 
@@ -47,7 +48,7 @@ def default() -> ConfigDict:
       accumulate=1,  # parts of the batch that the encoder sees in turn
       guard=dict(
         patience=3,  # steps left out in a row before a rollback
-        rollbacks=1,  # before the run ends
+        rollbacks=1,  # in the whole run, before it ends
         spike=0.0,  # leave out gradients so many times the usual; 0: none
       ),
       watchdog=1800,  # seconds without progress before the end; 0: none
@@ -131,8 +132,9 @@ def debug(config: ConfigDict) -> None:
     vocabulary=400,
   )
   config.update(
-    batch_size=16, total_steps=5, log_every=1, eval_every=0, image_size=32
-  )
+    batch_size=16, total_steps=5, log_every=1, eval_every=0, image_size=32,
+    accumulate=1, mesh=dict(replica=1, fsdp=-1, tensor=1),
+  )  # fmt: skip
   model = config.model
   small = models.settled(model.name, model.variant, models.TINY[model.name])
   model.update(small, variant='', dtype='float32')

@@ -49,7 +49,6 @@ class Data:
       workers=config.data.workers,
     )
 
-
   def pictures(
     self, config: ConfigDict, position: int, rows: Sequence[int]
   ) -> list[str]:
@@ -124,7 +123,7 @@ def _tokenizer(config, source, workdir: Path) -> tokenizer.Tokenizer:
     model = tokenizer.train_tokenizer(sorted(found), config.data.vocabulary)
     files.write(kept, model)
 
-  processes.first('tokenizer', train)
+  processes.first('tokenizer', train, 6 * 3600.0)  # it reads all captions
   return tokenizer.Tokenizer(kept.read_bytes())
 
 

@@ -18,7 +18,8 @@ def init(spike: bool = False) -> State:
   """Nothing happened yet.
 
   Returns:
-    uint32 'skipped', steps left out; 'in_a_row', of them the newest in a row;
+    uint32 'skipped', steps left out; 'in_a_row', of them the newest in a row
+    that were not finite;
     'rollbacks', and 'passed', batches of the data's order that these passed
     over; and, to tell spikes, float32 'norm', the usual gradient norm, -1
     before the first.
@@ -46,15 +47,15 @@ def judge(
   """
   good = jnp.isfinite(loss) & jnp.isfinite(size)
   new = dict(state)
+  # A spike is no reason to go back.
+  new['in_a_row'] = jnp.where(good, jnp.uint32(0), state['in_a_row'] + 1)
   if spike:
     usual = state['norm']
     seen = jnp.where(usual < 0, size, jnp.minimum(size, spike * usual))
     average = jnp.where(usual < 0, seen, DECAY * usual + (1 - DECAY) * seen)
     new['norm'] = jnp.where(good, average, usual)
     good &= (usual < 0) | (size <= spike * usual)
-  left_out = 1 - good.astype(jnp.uint32)
-  new['skipped'] += left_out
-  new['in_a_row'] = left_out * (state['in_a_row'] + 1)
+  new['skipped'] += 1 - good.astype(jnp.uint32)
   return good, new
 
 

@@ -37,6 +37,7 @@ class Incidents:
     leaves: Sequence[str],
     pictures: Callable[[int, Sequence[int]], list[str]],
     patience: int,
+    images: int,
     say: Callable[[str], None],
   ):
     """For one run.
@@ -45,10 +46,11 @@ class Incidents:
       leaves: names of the parameters, in the order of the gradient's leaves.
       pictures: ids of rows at a position in the data's order.
       patience: steps left out in a row before a rollback.
+      images: of an input; two are neighbours in the batch.
       say: prints a line.
     """
     self.path, self.leaves, self.pictures = workdir / NAME, leaves, pictures
-    self.patience, self.say = patience, say
+    self.patience, self.images, self.say = patience, images, say
 
   def take(self, done: int, measured: dict) -> None:
     """Tells of step `done`, which was left out.
@@ -63,9 +65,11 @@ class Incidents:
       f'gradient norm {row["grad_norm"]:.3g} against usually '
       f'{float(measured.get("norm", 0)):.3g}'
     )
+    often = row['in_a_row']
+    how = f'{often} in a row' if often else 'a spike'
     ids = ', '.join(row['pictures']) or 'none alone'
     self.say(
-      f'step {done} was left out, {row["in_a_row"]} in a row: {blame}; '
+      f'step {done} was left out, {how}: {blame}; '
       f'pictures: {ids} ({self.path.name})'
     )
     if row['in_a_row'] >= self.patience:
@@ -82,6 +86,8 @@ class Incidents:
     rows = np.flatnonzero(measured['unsound'])
     if len(rows) == len(measured['unsound']):
       rows = rows[:0]  # all of them: none is to blame
+    if self.images == 2:
+      rows = np.unique([m for n in rows for m in (n, n ^ 1)]).astype(int)
     position = done - 1 + int(measured['passed'])
     return {
       'step': done,

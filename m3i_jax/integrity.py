@@ -25,18 +25,23 @@ def seal(checkpoint: epath.Path, items: tuple[str, ...]) -> None:
   (checkpoint / NAME).write_text(json.dumps(_sums(checkpoint, names)))
 
 
+def sealed(checkpoint: epath.Path) -> bool:
+  """Whether there are sums."""
+  return (checkpoint / NAME).exists()
+
+
 def fault(checkpoint: epath.Path) -> str:
   """What is wrong with a checkpoint's files; '' if nothing is known to be."""
   try:
     written = json.loads((checkpoint / NAME).read_text())
   except FileNotFoundError:
     return ''  # of before there were sums
-  except ValueError:
+  except (OSError, ValueError):
     return f'{NAME} cannot be read'
   found = _sums(checkpoint, list(written))
   for name, asked in written.items():
     if found[name] is None:
-      return f'{name} is missing'
+      return f'{name} is missing or cannot be read'
     if found[name][0] != asked[0]:
       return f'{name} has {found[name][0]} bytes instead of {asked[0]}'
     if found[name] != asked:
@@ -53,7 +58,7 @@ def _files(directory: epath.Path) -> Iterator[epath.Path]:
 
 
 def _sums(checkpoint: epath.Path, names: list[str]) -> dict:
-  """{name: [bytes, CRC-32]}, None for a file that is not there."""
+  """{name: [bytes, CRC-32]}, None for a file that cannot be read."""
 
   def of(name: str) -> list[int] | None:
     size = total = 0
@@ -61,7 +66,7 @@ def _sums(checkpoint: epath.Path, names: list[str]) -> dict:
       with (checkpoint / name).open('rb') as file:
         while piece := file.read(_PIECE):
           size, total = size + len(piece), zlib.crc32(piece, total)
-    except FileNotFoundError:
+    except OSError:
       return None
     return [size, total]
 

@@ -54,6 +54,12 @@ class Program:
     with jax.set_mesh(self.mesh):
       return jax.jit(self.init, out_shardings=places_of(self.state()))()
 
+  def params(self) -> dict:
+    """The parameters of step 0 alone, where those of a state lie."""
+    places = places_of(self.state().params)
+    with jax.set_mesh(self.mesh):
+      return jax.jit(lambda: self.init().params, out_shardings=places)()
+
   def batch(self) -> dict:
     """The global batch as jax.ShapeDtypeStruct leaves, with shardings."""
     c, reads = self.config, self.objective.reading
@@ -80,6 +86,7 @@ class Program:
       c.seed,
       spike=c.guard.spike,
       parts=c.accumulate,
+      rate=build.optimizer(c).schedule(c.total_steps),
     )
     state = self.state()
     whole = sharding.replicated(self.mesh)

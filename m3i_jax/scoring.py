@@ -1,15 +1,14 @@
 """What a run shows of its encoder: scores on the way, table and report."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from m3i_jax import config as schema
 from m3i_jax import dataset, evals, metrics, report, showcase
-from m3i_jax.objective import Objective
+from m3i_jax.program import Program
 from m3i_jax.step import TrainState
 
 
@@ -18,16 +17,19 @@ class Scoring:
 
   def __init__(
     self,
-    config: ConfigDict,
+    program: Program,
     workdir: Path,
-    objective: Objective,
     data: dataset.Data,
     evaluators: dict,
-    mesh: Mesh,
+    alive: Callable[[], None],
   ):
-    self.config, self.workdir, self.data = config, workdir, data
-    self.evaluators = evaluators
-    self.seen = showcase.Encoders(config, objective, data.tokenizer, mesh)
+    """alive: called with each batch that is encoded, for the watchdog."""
+    self.program, self.config = program, program.config
+    self.workdir, self.data = workdir, data
+    self.evaluators, self.alive = evaluators, alive
+    self.seen = showcase.Encoders(
+      program.config, program.objective, data.tokenizer, program.mesh
+    )
     self.features = None
     self.last = {}  # {steps done: scores}, the newest
 
@@ -48,7 +50,7 @@ class Scoring:
     """The evaluators' metrics in percent for these parameters."""
     if not self.evaluators:
       return {}
-    encode = self.seen.of(params)
+    encode = [self._watched(f) for f in self.seen.of(params)]
     if self.features is None:
       self.features = evals.EncodedFeatures(
         *encode, lambda split: dataset.open_split(self.config, split),
@@ -58,13 +60,16 @@ class Scoring:
       self.evaluators, self.features.with_encoders(*encode)
     )
 
-  def finish(self, state: TrainState, fresh) -> None:
-    """The final table and the report.
+  def _watched(self, encode):
+    def watched(batch):
+      self.alive()
+      return encode(batch)
 
-    Args:
-      fresh: makes the state of step 0, whose encoder is the 'untrained' one.
-    """
-    rows, panel = self._rows(state, fresh), None
+    return encode and watched
+
+  def finish(self, state: TrainState) -> None:
+    """The final table and the report."""
+    rows, panel = self._rows(state), None
     if self.config.panel.examples:
       split = self.config.panel.split or self.config.data.split
       panel = self.seen.panel(
@@ -87,7 +92,7 @@ class Scoring:
     )
     print(f'report: {path}')
 
-  def _rows(self, state: TrainState, fresh) -> dict[str, dict[str, float]]:
+  def _rows(self, state: TrainState) -> dict[str, dict[str, float]]:
     """The final scores, beside those of what was not trained."""
     if not self.evaluators:
       return {}
@@ -97,7 +102,7 @@ class Scoring:
     done = self.last.get(self.config.total_steps)
     rows = {
       'raw pixels': evals.evaluate(self.evaluators, pixels),
-      'untrained': self.scores(fresh().params),
+      'untrained': self.scores(self.program.params()),
       'trained': done or self.scores(state.params),
     }
     if state.ema:

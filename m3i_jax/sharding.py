@@ -24,31 +24,39 @@ def make_mesh(
 
   One axis may be -1, what is left. The batch is split over the first two, the
   parameters over the last two. Of several TPU slices `replica` takes the
-  slices apart, so that only gradients cross the slower network.
+  slices apart, so that only gradients cross the slower network; of several
+  hosts with GPUs it does where it can.
 
   Raises:
     UserError: the axes do not make up the devices; names the nearest that do.
   """
   devices = list(jax.devices() if devices is None else devices)
   shape = sizes(replica, fsdp, tensor, len(devices))
-  slices = {getattr(d, 'slice_index', 0) or 0 for d in devices}
-  # An axis may be part of a side of the slice, such as 2 of 4 x 4 x 4.
-  how = dict(devices=devices, allow_split_physical_axes=True)
-  if len(slices) == 1:
-    return _mesh(mesh_utils.create_device_mesh(shape, **how))
-  if shape[0] % len(slices):
-    raise UserError(
-      f'config.mesh.replica={shape[0]} does not divide into {len(slices)} '
-      f'slices: set config.mesh.replica={len(slices)} or a multiple'
-    )
-  inner = (shape[0] // len(slices), *shape[1:])
-  return _mesh(
-    mesh_utils.create_hybrid_device_mesh(inner, (len(slices), 1, 1), **how)
+  return Mesh(
+    arranged(shape, devices), AXES, axis_types=(AxisType.Auto,) * 3
   )
 
 
-def _mesh(devices: np.ndarray) -> Mesh:
-  return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
+def arranged(
+  shape: tuple[int, int, int], devices: Sequence[jax.Device]
+) -> np.ndarray:
+  """The devices as such an array; see `make_mesh`."""
+  slices = {getattr(d, 'slice_index', 0) or 0 for d in devices}
+  # An axis may be part of a side of the slice, such as 2 of 4 x 4 x 4.
+  how = dict(devices=devices, allow_split_physical_axes=True)
+  replica, *inner = shape
+  if replica % len(slices):
+    if devices[0].platform != 'tpu':  # of GPUs a slice is a host
+      return mesh_utils.create_device_mesh(shape, **how)
+    raise UserError(
+      f'config.mesh.replica={replica} does not divide into {len(slices)} '
+      f'slices: set config.mesh.replica={len(slices)} or a multiple'
+    )
+  if len(slices) == 1:
+    return mesh_utils.create_device_mesh(shape, **how)
+  return mesh_utils.create_hybrid_device_mesh(
+    (replica // len(slices), *inner), (len(slices), 1, 1), **how
+  )
 
 
 def sizes(

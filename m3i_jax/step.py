@@ -82,6 +82,7 @@ def make_train_step(
   seed: int,
   spike: float = 0.0,
   parts: int = 1,
+  rate: Schedule | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
   """The step as a pure function (state, batch) -> (state, metrics).
 
@@ -93,6 +94,7 @@ def make_train_step(
     momentum: step -> mu of the EMA.
     spike: see `guard.judge`.
     parts: see `loss_and_gradient`.
+    rate: step -> learning rate, for the metrics.
   """
 
   def train_step(state: TrainState, batch: dict) -> tuple[TrainState, Metrics]:
@@ -114,6 +116,12 @@ def make_train_step(
       key,
       parts,
     )
+    if rate:
+      # The optimizer does not count what is left out.
+      counts = optax.tree_utils.tree_get_all_with_path(
+        state.opt_state, 'count'
+      )
+      metrics['learning_rate'] = rate(counts[0][1])
     updates, opt_state = optimizer.update(
       gradient, state.opt_state, state.params
     )

@@ -24,20 +24,19 @@ SLOW = 10  # percent of waiting for input that is worth a word
 class StepLog:
   """Reads a step's metrics after the next step is on its way.
 
-  rate: step -> learning rate. every: steps between two rows. meter: of what a
-  step costs. alarm: shown each row; what it says is printed. incidents: takes
-  the steps that were left out.
+  every: steps between two rows. meter: of what a step costs. alarm: shown each
+  row; what it says is printed. incidents: takes the steps that were left out.
   """
 
   def __init__(
-    self, writer: metrics.Writer, bar: metrics.Progress, rate, every: int,
+    self, writer: metrics.Writer, bar: metrics.Progress, every: int,
     meter: Meter, alarm: CollapseAlarm, incidents: Incidents,
   ):  # fmt: skip
-    self.writer, self.bar, self.rate, self.every = writer, bar, rate, every
+    self.writer, self.bar, self.every = writer, bar, every
     self.meter, self.alarm, self.incidents = meter, alarm, incidents
     self.pending = None
     self.good = True  # was the step read last
-    self.hinted = False
+    self.first, self.hinted = True, False
     self._restart()
 
   def _restart(self):
@@ -52,8 +51,6 @@ class StepLog:
 
   def pause(self, work):
     """work(), its time not counted as training."""
-    if self.pending:
-      jax.block_until_ready(self.pending[1])
     begun = time.perf_counter()
     result = self.meter.pause(work)
     self.begun += time.perf_counter() - begun
@@ -91,7 +88,6 @@ class StepLog:
         row[name] = int(row.pop(key))
     if samples is not None:
       row['samples'] = ''.join(f'{int(x):08x}' for x in np.asarray(samples))
-    row['learning_rate'] = float(self.rate(done - 1))
     row |= self.meter.row(seconds)
     row['input_wait_percent'] = 100 * self.waited / (self.steps * seconds)
     for line in self.alarm.check(done, row):
@@ -106,7 +102,8 @@ class StepLog:
 
   def _hint(self, done: int, waited: float) -> None:
     # The first row has the start of the loader in it.
-    if waited > SLOW and self.steps < done and not self.hinted:
+    first, self.first = self.first, False
+    if waited > SLOW and not first and not self.hinted:
       self.hinted = True
       self.bar.print(
         f'step {done}: {waited:.0f} % of the time waits for pictures: raise '

@@ -31,7 +31,7 @@ from m3i_jax.program import Program, places_of
 from m3i_jax.scoring import Scoring
 from m3i_jax.steplog import StepLog
 from m3i_jax.watchdog import Watchdog
-from m3i_jax.workdir import begun, claim
+from m3i_jax.workdir import claim
 
 
 def train(
@@ -49,10 +49,14 @@ def train(
     UserError: anything that the user can mend, before the first step.
     Diverged: too many steps were not finite.
   """
+  if '://' in str(workdir):
+    raise UserError(
+      f'--workdir={workdir} is no path: mount the bucket, and name the '
+      'directory in it'
+    )
   workdir = Path(workdir)
-  teacher, evaluators, _ = parts(
-    config, jax.device_count(), not begun(workdir)
-  )
+  fresh = not any((workdir / 'checkpoints').glob('[0-9]*'))
+  teacher, evaluators = parts(config, jax.device_count(), fresh)
   mesh = sharding.make_mesh(**config.mesh)
   dataset.check_splits(config, evaluators)
   accepted = processes.first('claim', lambda: claim(config, workdir, accept))
@@ -73,12 +77,12 @@ def train(
   program = Program(config, objective, mesh)
   watched = Watchdog(config.watchdog, processes.who())
   with jax.set_mesh(mesh), _memory_told(), watched as dog:
-    scoring = Scoring(config, workdir, objective, data, evaluators, mesh)
+    scoring = Scoring(program, workdir, data, evaluators, dog.beat)
     return _Run(program, workdir, data, scoring, dog, profile).go()
 
 
 def parts(config: ConfigDict, devices: int, fresh: bool = True):
-  """(the teacher's model, evaluators, optimizer); UserError for a mistake.
+  """(the teacher's model, evaluators); UserError for a mistake.
 
   fresh: config.init_from, which a run that goes on does not read, counts.
   """
@@ -89,7 +93,8 @@ def parts(config: ConfigDict, devices: int, fresh: bool = True):
   objective = build.build(config, int(label), int(text), teacher)
   if fresh:
     init_from.check(config.init_from, objective)
-  return teacher, build.evaluators(config), build.optimizer(config)
+  build.optimizer(config)
+  return teacher, build.evaluators(config)
 
 
 class _Run:
@@ -124,11 +129,16 @@ class _Run:
       # From here on the clock of the progress bar runs.
       self.bar = metrics.Progress(config.total_steps, start)
       self.log = self.new_log(state.params)
-      while True:
+      rollback = True
+      while rollback:
         try:
-          start, state = self.steps(start, state)
-          break
-        except Rollback as rollback:
+          rollback, (start, state) = None, self.steps(start, state)
+        except Rollback as error:
+          # Its frames hold the state: two of them may not fit.
+          rollback, state = error.with_traceback(None), None
+        finally:
+          self.profile.stop()
+        if rollback:
           start, state = self.roll_back(rollback)
       if start < config.total_steps:
         self.bar.print(f'stopped by a signal; step {start} is saved')
@@ -139,7 +149,7 @@ class _Run:
       self.bar.close()
       self.writer.close()
       with self.dog.phase('report'):
-        self.scoring.finish(state, self.program.make)
+        self.scoring.finish(state)
     return True
 
   def steps(self, start: int, state: step.TrainState):
@@ -167,11 +177,13 @@ class _Run:
         if log.good:
           self.save(done, state)
         stop = self.checkpoints.reached_preemption(done)
-      if stop:
-        log.flush()
+        if stop:
+          self.save(done, state, force=True)  # if it is not yet
+      if stop and done < config.total_steps:
+        with contextlib.suppress(Rollback):  # the next run will see
+          log.flush()
         return done, state
       self.score(done, state)
-    self.profile.stop()
     return config.total_steps, state
 
   def save(self, done: int, state, force: bool = False) -> None:
@@ -260,12 +272,12 @@ class _Run:
       _names(params),
       lambda position, rows: self.data.pictures(config, position, rows),
       config.guard.patience,
+      objective.input.images,
       self.bar.print,
     )
     return StepLog(
       self.writer,
       self.bar,
-      build.optimizer(config).schedule(config.total_steps),
       config.log_every,
       Meter(sum(needed.values()), config.batch_size),
       CollapseAlarm(objective.made_by_encoders),
@@ -282,7 +294,7 @@ class _Profile:
 
   def before(self, number: int) -> None:
     """To be called before step `number`, counted from 0."""
-    if self.steps and number == self.steps[0]:
+    if self.steps and number == self.steps[0] and not self.running:
       jax.profiler.start_trace(self.directory)
       self.running = True
     elif self.steps and number == self.steps[1]:

@@ -1,8 +1,9 @@
 """`python -m tests.killed MOMENT ARGS`: m3i_jax.main, ended at a moment.
 
 MOMENT is `step:N`, `save:N` or `evaluation:N` for SIGKILL in the middle of
-what is done there, `term:N` for SIGTERM (of the last process) after step N, or
-`never`. Every seventh picture of the data is damaged.
+what is done there, `term:N` for SIGTERM (of the last process) after step N,
+`early` for SIGTERM before the first step, or `never`. Every seventh picture of
+the data is damaged.
 """
 
 import os
@@ -16,6 +17,7 @@ from absl import app
 from m3i_jax import integrity, main
 from m3i_jax.data import sources
 from m3i_jax.evals import features
+from m3i_jax.program import Program
 from m3i_jax.steplog import StepLog
 
 
@@ -64,9 +66,15 @@ def arm(moment: str) -> None:
     if what == 'term':
       if jax.process_index() == jax.process_count() - 1:
         os.kill(os.getpid(), signal.SIGTERM)
-      time.sleep(4)  # until JAX has heard of it
+      time.sleep(4)
+
+  def term(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(4)  # until JAX has heard of it
 
   before(StepLog, 'step', step)
+  if what == 'early':
+    before(Program, 'lower', term)
   if what == 'save':
     # The arrays are written, the step has not got its name.
     before(

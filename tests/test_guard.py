@@ -38,6 +38,7 @@ def test_a_spike_is_left_out_and_a_lasting_change_is_followed():
     np.testing.assert_allclose(state['norm'], usual, rtol=1e-6)
   later = run([1.0] + [10.0] * 80, spike=3.0)
   assert not later[1][0] and later[-1][0]
+  assert all(s['in_a_row'] == 0 for _, s in later)  # it never goes back
 
 
 def test_what_is_not_finite_is_not_usual():

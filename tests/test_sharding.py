@@ -1,5 +1,7 @@
 """The mesh, what lies where on it, and that no mesh changes a ConvNet."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -46,6 +48,22 @@ def test_replica_spans_the_slices():
     assert {d.slice_index for d in one.flat} == {replica}
   with pytest.raises(UserError, match='set config.mesh.replica=2 or'):
     sharding.make_mesh(1, 8, 1, devices)
+
+
+def test_fsdp_spans_the_hosts_of_gpus():
+  """JAX gives each of their hosts a slice of its own."""
+  devices = [
+    types.SimpleNamespace(
+      id=n, platform='gpu', device_kind='NVIDIA H100', slice_index=n // 8,
+      process_index=n // 8, local_hardware_id=n % 8,
+    )
+    for n in range(32)
+  ]  # fmt: skip
+  wide = sharding.arranged((1, 32, 1), devices)
+  assert [d.id for d in wide.flat] == list(range(32))
+  hybrid = sharding.arranged((4, 8, 1), devices)
+  for replica, one in enumerate(hybrid):
+    assert {d.slice_index for d in one.flat} == {replica}
 
 
 @pytest.mark.parametrize('shape,split,spec', [

@@ -28,11 +28,12 @@ def step_log(tmp_path, every=2, patience=3):
     ['encoder/kernel', 'encoder/bias'],
     lambda position, rows: [f'{position}:{row}' for row in rows],
     patience,
+    1,
     bar.print,
   )
   watch = alarm.CollapseAlarm(['inter'])
   return steplog.StepLog(
-    writer, bar, lambda step: 0.5 * step, every, Machine(), watch, incidents
+    writer, bar, every, Machine(), watch, incidents
   )
 
 
@@ -67,7 +68,7 @@ def test_a_step_is_told_when_the_next_is_on_its_way(tmp_path):
   log.writer.amend(4, {'eval/knn': 7.0})
   rows = metrics.read(tmp_path)
   assert [row['step'] for row in rows] == [2, 4]
-  assert rows[1]['eval/knn'] == 7.0 and rows[1]['learning_rate'] == 1.5
+  assert rows[1]['eval/knn'] == 7.0
   assert rows[1]['images_per_s'] == pytest.approx(16e3 / rows[1]['step_ms'])
   assert 0 <= rows[1]['input_wait_percent'] <= 100
 

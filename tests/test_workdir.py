@@ -13,7 +13,9 @@ def test_claim_compares_with_what_has_begun(tmp_path):
   config, run = emoji.get_config('debug'), tmp_path / 'run'
   assert claim(config, run) == [] and not begun(run)
   config.log_every = 7  # changes no result: allowed
+  config.update(accumulate=2)
   config.mesh.fsdp = 1
+  config.model.remat = 'full'
   assert claim(config, run) == []
   # No step was done: a correction, whose tokenizer may be another.
   (run / 'tokenizer.model').write_bytes(b'old')
@@ -58,6 +60,6 @@ def test_keys_that_an_older_run_did_not_have_were_at_their_defaults(tmp_path):
   path.write_text(json.dumps(old))
   assert claim(config, tmp_path) == []
   path.write_text(json.dumps(old))
-  config.accumulate = 2
-  with pytest.raises(UserError, match='config.accumulate: 1 -> 2'):
+  config.guard.spike = 4.0
+  with pytest.raises(UserError, match='config.guard.spike: 0.0 -> 4.0'):
     claim(config, tmp_path)

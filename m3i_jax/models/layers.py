@@ -20,6 +20,7 @@ from m3i_jax.models import placement
 Array = jax.Array
 Dtype = Any
 
+
 def stream(dtype: Dtype) -> Dtype:
   """The dtype of activations."""
   return jnp.float32 if dtype == 'mixed' else dtype
