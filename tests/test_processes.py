@@ -141,7 +141,7 @@ def test_a_barrier_names_itself_and_who_is_missing():
   ended = run('barrier')
   assert [code for code, _ in ended] == [errors.STUCK] * 2
   told = line(ended[0][1])
-  assert "waited 1 s at 'never' for process 1" in told
+  assert re.search(r"waited \d+ s at 'never' for process 1", told)
 
 
 def test_a_process_alone_does_not_wait_for_ever():
@@ -149,4 +149,4 @@ def test_a_process_alone_does_not_wait_for_ever():
   other.kill()
   ((code, output), _) = several.finish([alone, other])
   assert code == errors.STUCK
-  assert 'process 0 of 2' in line(output) and 'waited 3 s' in line(output)
+  assert re.search(r'process 0 of 2.* waited \d+ s', line(output))

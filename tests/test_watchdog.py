@@ -35,11 +35,11 @@ def test_tells_process_phase_step_and_stacks(capfd):
 
 def test_beats_keep_it_quiet():
   left = Left()
-  with Watchdog(1.0, 'process 0 of 1', left) as dog:
-    for _ in range(12):
+  with Watchdog(2.0, 'process 0 of 1', left) as dog:
+    for _ in range(15):
       time.sleep(0.2)
       dog.beat()
-  assert not left.there.wait(1.5)  # nobody watches any longer
+  assert not left.there.wait(2.5)  # nobody watches any longer
 
 
 def test_a_phase_begins_and_ends_with_a_beat_and_its_name():
