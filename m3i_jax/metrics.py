@@ -29,11 +29,6 @@ class Writer:
   """Appends metrics to the files of a run; only process 0 does."""
 
   def __init__(self, workdir: str | os.PathLike):
-    if '://' in str(workdir):
-      raise UserError(
-        f'cannot write metrics to {workdir}: mount the bucket, and name the '
-        'directory as the workdir'
-      )
     self._workdir = pathlib.Path(workdir)
     self._file = self._events = None
     if jax.process_index() == 0:

@@ -141,13 +141,18 @@ def make_train_step(
       **guard.choose(good, new, old),
     )
     metrics |= {'grad_norm': size, 'ema_momentum': mu, 'good': good}
-    metrics |= {'leaves': ~jnp.isfinite(sizes)} | state.guard
-    metrics |= {k: v for k, v in state.counts.items() if k in batch}
-    if 'record' in batch:
-      metrics['samples'] = guard.digest(batch['record'])
-    return state, metrics
+    metrics['leaves'] = ~jnp.isfinite(sizes)
+    return state, metrics | _counters(state, batch)
 
   return train_step
+
+
+def _counters(state: TrainState, batch: dict) -> Metrics:
+  """What the guard and the counts say after a step, and its samples."""
+  told = {k: v for k, v in state.counts.items() if k in batch}
+  if 'record' in batch:
+    told['samples'] = guard.digest(batch['record'])
+  return told | state.guard
 
 
 def zero_batch(

@@ -59,6 +59,13 @@ def test_a_target_without_its_field_leaves_no_run_behind(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_a_bucket_is_no_directory(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match='mount the bucket'):
+    train.train(image_classification.get_config('debug'), 'gs://bucket/run')
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope='module')
 def unbroken(tmp_path_factory):
   """A complete run of ten steps."""
