@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from m3i_jax import models, objective, rows, specs
 from m3i_jax.augment import Colour
 from m3i_jax.balance import BALANCES
-from m3i_jax.data.pipeline import Crop
+from m3i_jax.data.crops import Crop
 from m3i_jax.decoders import DECODERS, AttentionPool, DenseDecoder
 from m3i_jax.errors import UserError
 from m3i_jax.evals import EVALUATORS

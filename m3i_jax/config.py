@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from m3i_jax import models, sharding, specs
 from m3i_jax.augment import Colour
-from m3i_jax.data.pipeline import Crop
+from m3i_jax.data.crops import Crop
 from m3i_jax.errors import UserError
 from m3i_jax.inputs import Input
 from m3i_jax.optim import Optimizer
