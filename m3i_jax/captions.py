@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from m3i_jax.models import layers, placement, transformer
 
 Array = jax.Array
-PAD, CLS, EOS = 0, 2, 3  # as in data/tokenizer.py
+PAD, CLS, EOS = 0, 2, 3  # of the tokenizers trained here
 
 
 class CaptionDecoder(nn.Module):
@@ -91,6 +91,8 @@ def generate(
   key: Array | None = None,
   top_p: float = 1.0,
   temperature: float = 1.0,
+  cls: int = CLS,
+  eos: int = EOS,
 ) -> tuple[Array, Array]:
   """A text for each picture: greedy, by beam search, or sampled.
 
@@ -108,6 +110,7 @@ def generate(
     top_p: samples from the fewest pieces that have this probability together
       (nucleus sampling, Holtzman et al., 2020).
     temperature: of the sampled distribution.
+    cls, eos: the tokenizer's pieces that begin and end a text.
   Returns:
     int32 [B, T], padding after EOS; and float32 [B], the mean log-likelihood
     of the pieces after CLS, EOS included, under `score` as it is.
@@ -123,14 +126,15 @@ def generate(
 
   def going(state):
     at, text, _ = state
-    return (at < length) & ~(text == EOS).any(-1).all()
+    return (at < length) & ~(text == eos).any(-1).all()
 
   def step(state):
     at, text, total = state
     logits = score(own, text.reshape(batch * beams, length))[:, at - 1]
-    said = _allowed(logits.reshape(batch, beams, -1), text)
+    ended = (text == eos).any(-1)
+    said = _allowed(logits.reshape(batch, beams, -1), ended, cls)
     if key is None:
-      beam, piece, total = _likeliest(said, text, total)
+      beam, piece, total = _likeliest(said, _pieces(text) + ~ended, total)
       text = jnp.take_along_axis(text, beam[..., None], axis=1)
     else:
       drawn = jax.random.fold_in(key, at)
@@ -138,7 +142,7 @@ def generate(
       total += jnp.take_along_axis(said, piece[..., None], axis=-1)[..., 0]
     return at + 1, text.at[:, :, at].set(piece), total
 
-  text = jnp.full((batch, beams, length), PAD, jnp.int32).at[:, :, 0].set(CLS)
+  text = jnp.full((batch, beams, length), PAD, jnp.int32).at[:, :, 0].set(cls)
   # All beams begin alike: one of them is enough.
   total = jnp.where(jnp.arange(beams) > 0, -jnp.inf, jnp.zeros((batch, beams)))
   _, text, total = jax.lax.while_loop(going, step, (1, text, total))
@@ -153,22 +157,24 @@ def _pieces(text: Array) -> Array:
   return (text[..., 1:] != PAD).sum(-1)
 
 
-def _allowed(logits: Array, text: Array) -> Array:
+def _allowed(logits: Array, ended: Array, cls: int) -> Array:
   """Log-probabilities [B, beams, V] of what may come next, others -inf."""
   piece = jnp.arange(logits.shape[-1])
-  ended = (text == EOS).any(-1, keepdims=True)
   said = jnp.where(
-    (piece == PAD) | (piece == CLS), -jnp.inf, jax.nn.log_softmax(logits)
+    (piece == PAD) | (piece == cls), -jnp.inf, jax.nn.log_softmax(logits)
   )
-  return jnp.where(ended, jnp.where(piece == PAD, 0.0, -jnp.inf), said)
+  over = jnp.where(piece == PAD, 0.0, -jnp.inf)
+  return jnp.where(ended[..., None], over, said)
 
 
 def _likeliest(
-  said: Array, text: Array, total: Array
+  said: Array, count: Array, total: Array
 ) -> tuple[Array, Array, Array]:
-  """The best continuations by their means: beam, piece, total [B, beams]."""
+  """The best continuations by their means: beam, piece, total [B, beams].
+
+  count: [B, beams], pieces of each text with the one that comes now.
+  """
   batch, beams, vocabulary = said.shape
-  count = _pieces(text) + ~(text == EOS).any(-1)
   totals = total[..., None] + said
   mean = (totals / count[..., None]).reshape(batch, beams * vocabulary)
   best = jax.lax.top_k(mean, beams)[1]

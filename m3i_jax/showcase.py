@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from m3i_jax import captions, sharding, views
 from m3i_jax.data import pipeline, sources
-from m3i_jax.data.tokenizer import Tokenizer
+from m3i_jax.data.vocabulary import Vocabulary
 from m3i_jax.gradient import Teachers
 from m3i_jax.objective import Objective, Sample
 from m3i_jax.report.panel import Panel
@@ -33,7 +33,7 @@ class Encoders:
     self,
     config: ConfigDict,
     objective: Objective,
-    tokenizer: Tokenizer | None,
+    tokenizer: Vocabulary | None,
     mesh: Mesh,
   ):
     self.config, self.objective = config, objective
@@ -205,8 +205,11 @@ class Encoders:
         own, words, name, method='caption_logits'
       )
       drawn = {'sampled': jax.random.key(self.config.seed)}
+      ends = dict(cls=self.tokenizer.cls, eos=self.tokenizer.eos)
       return [
-        captions.generate(score, own, length, key=drawn.get(way), **how)
+        captions.generate(
+          score, own, length, key=drawn.get(way), **how, **ends
+        )
         for way, how in SEARCHES.items()
       ]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from m3i_jax.captions import CLS, EOS, PAD, CaptionDecoder
-from m3i_jax.data import tokenizer
+from m3i_jax.data.tokenizer import Tokenizer
 from tests import numpy_transformer as reference
 
 B, K, D, T, V, HEADS = 2, 5, 12, 7, 11, 2
@@ -77,7 +77,7 @@ def in_numpy(p, memory, text):
 
 
 def test_pieces_are_the_tokenizers():
-  assert (PAD, CLS, EOS) == (tokenizer.PAD, tokenizer.CLS, tokenizer.EOS)
+  assert (PAD, CLS, EOS) == (Tokenizer.pad, Tokenizer.cls, Tokenizer.eos)
 
 
 @pytest.mark.parametrize('class_token', [True, False])

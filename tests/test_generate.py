@@ -214,3 +214,18 @@ def test_search_stops_when_all_texts_have_ended():
 def test_mistakes(more):
   with pytest.raises(ValueError, match='generate'):
     generate(None, ENDS, **{'length': 8} | more)
+
+
+@pytest.mark.parametrize('how', [{}, {'beams': 3}, {'key': jax.random.key(1)}])
+def test_a_text_begins_and_ends_with_the_pieces_of_its_tokenizer(how):
+  """The same score with its pieces renamed says the same, renamed."""
+  score = table(6, 5, 2)
+  new = np.array([0, 3, 4, 1, 5, 2])  # of CLS 4, of EOS 1
+  old = np.argsort(new)
+  renamed = lambda own, text: score(own, jnp.asarray(old)[text])[..., old]
+  text, mean = generate(renamed, ENDS, 5, cls=4, eos=1, **how)
+  assert (text[:, 0] == 4).all() and (text == 1).any()
+  if 'key' not in how:  # what is drawn depends on the order of the pieces
+    want, means = generate(score, ENDS, 5, **how)
+    np.testing.assert_array_equal(text, new[want])
+    np.testing.assert_allclose(mean, means, atol=1e-6)

@@ -1,13 +1,15 @@
 """Captions and their tags as tokens, and whether they fit."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from m3i_jax.data.sources import Record, Source
-from m3i_jax.data.tokenizer import Tokenizer, fit
+from m3i_jax.data.vocabulary import Vocabulary, fit
 
 _MEASURED = 2000  # records that tell whether texts fit
 
@@ -16,7 +18,7 @@ _MEASURED = 2000  # records that tell whether texts fit
 class Text:
   """How a caption becomes `length` tokens, with tags after it now and then."""
 
-  tokenizer: Tokenizer
+  tokenizer: Vocabulary
   length: int
   tags_probability: float = 0.
   max_tags: int = 3
@@ -36,6 +38,31 @@ class Text:
         'text': fit(pieces, self.length),
         'truncated': np.bool_(len(pieces) > self.length),
     }
+
+
+def captions(source: Source, most: int = 1_000_000) -> list[str]:
+  """The captions and tags to train a tokenizer on, sorted, each once.
+
+  most: of them; a larger source is sampled evenly, always in the same way.
+  """
+  found: set[str] = set()
+  told = dict(desc='reading captions', unit=' records', leave=False)
+  total = min(len(source), most)
+  # A bar where somebody looks.
+  for index in tqdm(scattered(len(source)), total=total, disable=None, **told):
+    record = source[index]
+    found.update(record['text'], record['tags'])
+    if len(found) >= most:
+      break
+  return sorted(found)[:most]
+
+
+def scattered(length: int) -> Iterator[int]:
+  """All of 0 .. length - 1, the first few of them spread evenly as well."""
+  stride = max(1, round(length * (math.sqrt(5) - 1) / 2))  # golden ratio
+  while math.gcd(stride, length) > 1:
+    stride += 1
+  return (i * stride % length for i in range(length))
 
 
 def truncation(source: Source, text: Text) -> str:

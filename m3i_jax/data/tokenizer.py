@@ -1,14 +1,27 @@
 """SentencePiece pieces of captions: trained in memory, fixed in length."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-import numpy as np
 import sentencepiece
 
+from m3i_jax.data.vocabulary import PAD, Vocabulary
+from m3i_jax.data.wordpiece import SPECIAL, WordPiece
 from m3i_jax.errors import UserError
 
-PAD, UNKNOWN, CLS, EOS = range(4)
+UNKNOWN, CLS, EOS = 1, 2, 3
+
+
+def open_tokenizer(model: bytes) -> Vocabulary:
+  """The tokenizer in a file: a SentencePiece model, or BERT's vocab.txt.
+
+  Raises:
+    UserError: it is neither, or not as this package needs it.
+  """
+  # A model is a protocol buffer, none of which has a line of these.
+  lines = model[: 2**20].splitlines()
+  listed = any(name.encode() in lines for name in SPECIAL)
+  return WordPiece(model) if listed else Tokenizer(model)
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> bytes:
@@ -51,13 +64,16 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> bytes:
   return model.getvalue()
 
 
-class Tokenizer:
-  """Turns text into a fixed number of token ids.
+class Tokenizer(Vocabulary):
+  """SentencePiece.
 
   Raises:
     UserError: bytes that are no SentencePiece model, or one whose PAD, UNKNOWN,
       CLS and EOS are not 0 to 3.
   """
+
+  kind = 'SentencePiece'
+  unknown, cls, eos = UNKNOWN, CLS, EOS
 
   def __init__(self, model: bytes):
     self.model = model
@@ -66,7 +82,8 @@ class Tokenizer:
       pieces.LoadFromSerializedProto(model)
     except RuntimeError as error:
       raise UserError(
-        'the tokenizer is no SentencePiece model: name another file'
+        'the tokenizer is no SentencePiece model, nor the vocab.txt of a BERT: '
+        'name another file'
       ) from error
     ids = pieces.pad_id(), pieces.unk_id(), pieces.bos_id(), pieces.eos_id()
     if ids != (PAD, UNKNOWN, CLS, EOS):
@@ -76,32 +93,18 @@ class Tokenizer:
       )
     self._pieces = pieces
 
-  def __reduce__(self):
-    return Tokenizer, (self.model,)
-
   @property
   def vocab_size(self) -> int:
     return self._pieces.vocab_size()
 
   def pieces(self, text: str) -> list[int]:
-    """CLS, the ids of the whole text, EOS."""
     return [CLS, *self._pieces.encode(text), EOS]
 
-  def encode(self, text: str, length: int) -> np.ndarray:
-    """int32 [T]: `pieces`, then PAD; a longer text loses its end, see `fit`."""
-    return fit(self.pieces(text), length)
+  def name(self, piece: int) -> str:
+    return self._pieces.id_to_piece(piece)
 
-  def decode(self, tokens: np.ndarray) -> str:
-    """The text of the ids before the first EOS, without CLS and PAD."""
-    ids = [int(token) for token in tokens]
-    ids = ids[: ids.index(EOS)] if EOS in ids else ids
-    return self._pieces.decode([i for i in ids if i not in (PAD, CLS)])
+  def spelled(self, piece: int) -> bool:
+    return not (self._pieces.is_byte(piece) or self._pieces.is_unknown(piece))
 
-
-def fit(pieces: list[int], length: int) -> np.ndarray:
-  """int32 [length]: filled up with PAD, or cut, with EOS at the end."""
-  tokens = np.full(length, PAD, np.int32)
-  tokens[: len(pieces)] = pieces[:length]
-  if len(pieces) > length:
-    tokens[-1] = EOS
-  return tokens
+  def joined(self, ids: Sequence[int]) -> str:
+    return self._pieces.decode(list(ids))

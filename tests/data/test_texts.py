@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from m3i_jax.data.texts import Text, truncation
+from m3i_jax.data.texts import Text, captions, scattered, truncation
 from m3i_jax.data.tokenizer import EOS, Tokenizer, train_tokenizer
 
 
@@ -80,3 +80,38 @@ def test_the_warning_looks_at_the_first_records_alone(tokenizer):
 
   text = Text(tokenizer, len(tokenizer.pieces('cat')))
   assert truncation(Endless(), text) == ''
+
+
+def test_captions_are_read_once_and_sorted():
+  source = [
+      {'text': ('b', 'a'), 'tags': ('t',)},
+      {'text': (), 'tags': ()},
+      {'text': ('a',), 'tags': ()},
+  ]
+  assert captions(source) == ['a', 'b', 't']
+  assert captions([]) == []
+
+
+def test_a_large_source_is_sampled_evenly_and_always_alike():
+  class Many:
+    read = 0
+
+    def __len__(self):
+      return 10**6
+
+    def __getitem__(self, i):
+      self.read += 1
+      return {'text': (f'{i:06}', f'{i:06}+'), 'tags': ()}
+
+  source = Many()
+  found = captions(source, most=1001)
+  assert len(found) == 1001 and source.read == 501
+  assert found == captions(Many(), most=1001)
+  at = [int(text[:6]) for text in found if text[-1] != '+']
+  # Points spread by the golden ratio: no gap is three times the mean one.
+  assert max(np.diff([0, *at, 10**6])) < 3 * 10**6 / 500
+
+
+@pytest.mark.parametrize('length', [0, 1, 2, 3, 10, 97, 1000])
+def test_every_record_is_visited_once(length):
+  assert sorted(scattered(length)) == list(range(length))

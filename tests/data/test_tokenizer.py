@@ -11,12 +11,11 @@ import sentencepiece
 from m3i_jax.data.tokenizer import (
   CLS,
   EOS,
-  PAD,
   UNKNOWN,
   Tokenizer,
-  fit,
   train_tokenizer,
 )
+from m3i_jax.data.vocabulary import PAD, fit
 from m3i_jax.errors import UserError
 
 CAPTIONS = [
