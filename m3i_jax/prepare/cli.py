@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -36,6 +36,8 @@ _HELP = {
   'max_pixels': 'a larger picture is bad',
   'max_bad': 'share of bad records in a split that is too much',
 }
+
+Write = Callable[[Job, Sequence[Task]], None]
 
 
 def define() -> None:
@@ -100,17 +102,28 @@ def place(source: str, out: str) -> str:
 
 def work(source: str, values: Any) -> int:
   """The command; returns its exit code."""
+  workers = max(1, values.workers)
+
+  def write(job: Job, tasks: Sequence[Task]) -> None:
+    with Progress(tasks, job.options.max_bad) as progress:
+      crew.write_all(job, tasks, workers, progress.told)
+
+  return run(source, values, write)
+
+
+def run(source: str, values: Any, write: Write) -> int:
+  """The command, or its Beam pipeline: they differ in `write`."""
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
   given = options(values)
   out = place(source, values.out)
   try:
     layout = recognise(source, given)
-    print(f'prepare: {layout.told}')
-    prepare(layout, out, given, max(1, values.workers), values.overwrite)
+    print(f'prepare: {layout.told}', flush=True)
+    prepare(layout, out, given, write, values.overwrite)
     if values.duplicates:
       from m3i_jax.prepare import duplicates
 
-      print('\n'.join(duplicates.report([out], f'{out}/duplicates.jsonl')))
+      print('\n'.join(duplicates.report([out], f'{out}/{duplicates.FILE}')))
   except (TooManyBad, crew.Lost) as error:
     print(f'prepare: {error}', file=sys.stderr)
     return 1
@@ -121,10 +134,12 @@ def work(source: str, values: Any) -> int:
 
 
 def prepare(
-  layout: Layout, out: str, given: Options, workers: int, overwrite: bool
+  layout: Layout, out: str, given: Options, write: Write, overwrite: bool
 ) -> dict[str, Any]:
   """Writes `out` from the layout, or finds that this was done.
 
+  Args:
+    write: writes the shards of tasks, in whatever order.
   Returns:
     the manifest.
   Raises:
@@ -143,8 +158,7 @@ def prepare(
     left = [task for task in tasks if not writer.written(job, task)]
     if kept := len(tasks) - len(left):
       print(f'prepare: {kept} of {len(tasks)} parts are there already')
-    with Progress(left, given.max_bad) as progress:
-      crew.write_all(job, left, workers, progress.told)
+    write(job, left)
     told = finish.finish(job, layout, tasks)
   print('\n'.join(summary(told, out)))
   return told
