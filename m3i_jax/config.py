@@ -23,7 +23,7 @@ from m3i_jax.optim import Optimizer
 FREE = (
   'mesh', 'log_every', 'eval_every', 'checkpoint_every', 'keep', 'panel',
   'watchdog', 'guard.patience', 'guard.rollbacks', 'data.threads',
-  'data.workers', 'accumulate', 'model.remat', 'model.unroll',
+  'data.workers', 'data.max_bad', 'accumulate', 'model.remat', 'model.unroll',
 )  # fmt: skip
 
 
@@ -53,7 +53,9 @@ def default() -> ConfigDict:
       ),
       watchdog=1800,  # seconds without progress before the end; 0: none
       data=dict(
-        source='',  # 'emoji64', 'tfds:NAME', a TFDS directory, 'synthetic'
+        source='',  # a prepared directory, 'tfds:NAME', 'emoji', 'synthetic'
+        sources={},  # or a mixture: {name: dict(source=..., weight=...)}
+        together=1,  # positions in a row from one source of a mixture
         split='train',
         image='image',  # the field of each part
         label='',
@@ -67,6 +69,7 @@ def default() -> ConfigDict:
         vocabulary=8000,  # of a tokenizer trained here
         threads=0,  # that make batches, in each process; 0: as it fits
         workers=0,  # further processes, for hosts with many cores
+        max_bad=0.05,  # share of pictures that cannot be read, to end the run
       ),
       image_size=224,
       views=dict(a=dict(view), b=dict(view)),
@@ -87,6 +90,7 @@ def default() -> ConfigDict:
   config.lock()
   for free in ('targets', 'decoders', 'evals', 'balance'):
     config[free].unlock()
+  config.data.sources.unlock()
   return config
 
 
@@ -120,17 +124,16 @@ def variant(config: ConfigDict, arg: str, **variants) -> ConfigDict:
 
 def debug(config: ConfigDict) -> None:
   """Five steps of a tiny model on drawn shapes: anywhere, in a minute."""
-  config.data.update(
-    source='synthetic:64',
-    split='train',
-    label='label',
-    text='caption' if config.data.text else '',
-    tags='',
-    id='',
-    text_length=16,
-    tokenizer='',
-    vocabulary=400,
-  )
+  data = config.data
+  data.update(
+    source='' if data.sources else 'synthetic:64', split='train', label='label',
+    text='caption' if data.text else '', tags='', id='', text_length=16,
+    tokenizer='', vocabulary=400,
+  )  # fmt: skip
+  for name, one in data.sources.items():
+    # What a source does not have, its stand-in has not either.
+    absent = {k: v for k, v in one.items() if v == '' or k == 'weight'}
+    data.sources[name] = dict(source='synthetic:64') | absent
   config.update(
     batch_size=16, total_steps=5, log_every=1, eval_every=0, image_size=32,
     accumulate=1, mesh=dict(replica=1, fsdp=-1, tensor=1),
@@ -143,10 +146,11 @@ def debug(config: ConfigDict) -> None:
     models.TINY['vit'],
     dict(width=32, depth=1, heads=2, hidden=64),
   )
-  config.panel.split = 'test'
-  config.evals = ConfigDict(
-    dict(knn=dict(kind='knn', train='train', test='test', label='label', k=5))
-  )
+  of = next((f'{k}/' for k, v in data.sources.items() if v.get('label') != ''), '')
+  config.panel.split = f'{of}test'
+  config.evals = ConfigDict(dict(knn=dict(
+    kind='knn', train=f'{of}train', test=f'{of}test', label='label', k=5
+  )))  # fmt: skip
 
 
 def shrink(config: ConfigDict, model: dict, decoder: dict) -> None:
@@ -211,10 +215,10 @@ def check(config: ConfigDict, devices: int) -> None:
     )
   specs.bounded(config.ema, 'config.ema')
   specs.bounded(config.data, 'config.data')
-  if not config.data.source:
+  if not config.data.source and not config.data.sources:
     raise UserError(
-      "config.data.source is empty: name 'emoji64', 'tfds:NAME', a TFDS "
-      "directory or 'synthetic'"
+      'no data: --config.data=DIR names a directory that m3i_jax.prepare has '
+      "written, 'tfds:NAME', 'emoji' or 'synthetic'"
     )
   if not config.targets:
     raise UserError('config.targets is empty: a method needs a target')

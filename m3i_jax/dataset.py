@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from m3i_jax import build, evals, files, processes
-from m3i_jax.data import pipeline, sources, tokenizer
+from m3i_jax import build, evals, files, processes, specs
+from m3i_jax.data import pipeline, quarantine, sources, texts, tokenizer
+from m3i_jax.data.mixture import Mixture
+from m3i_jax.data.quarantine import Quarantine
 from m3i_jax.errors import UserError
 from m3i_jax.objective import Objective
 
@@ -21,14 +23,17 @@ class Data:
   source: sources.Source
   tokenizer: tokenizer.Tokenizer | None
   recipe: pipeline.Recipe | None = None
+  quarantine: Quarantine = Quarantine()
 
   @classmethod
   def open(cls, config: ConfigDict, workdir: Path) -> 'Data':
     """Opens the source; reads, or trains and keeps, the tokenizer."""
-    source = open_split(config, config.data.split)
-    if not config.data.text:
-      return cls(source, None)
-    return cls(source, _tokenizer(config, source, workdir))
+    source, words = open_split(config, config.data.split), None
+    if config.data.text:
+      words = _tokenizer(config, source, workdir)
+    return cls(
+      source, words, quarantine=Quarantine(str(workdir / quarantine.NAME))
+    )
 
   def batches(
     self, config: ConfigDict, start: int, rows: np.ndarray, passed: int = 0
@@ -47,6 +52,7 @@ class Data:
       local=rows,
       threads=config.data.threads or None,
       workers=config.data.workers,
+      quarantine=self.quarantine,
     )
 
   def pictures(
@@ -61,17 +67,87 @@ class Data:
     return [str(self.source[int(row['record'])]['id']) for row in made]
 
 
+@dataclasses.dataclass(frozen=True)
+class Ingredient:
+  """One of config.data.sources.
+
+  Attributes:
+    source: as config.data.source.
+    weight: how often it is drawn beside the others, in any unit; 0 only to be
+      scored on. Without weights, a source is drawn as its records are many.
+    split: of training; '' for config.data.split.
+    image, label, text, tags, id: its fields; None for those of config.data
+      that it has.
+  """
+
+  source: str
+  weight: float | None = None
+  split: str = ''
+  image: str | None = None
+  label: str | None = None
+  text: str | None = None
+  tags: str | None = None
+  id: str | None = None
+
+
+def ingredients(config: ConfigDict) -> dict[str, Ingredient]:
+  """config.data.sources, checked; {} for a single source.
+
+  Raises:
+    UserError: unknown keys, weights for some only, negative ones.
+  """
+  found = {
+    name: specs.make(Ingredient, entry, f'config.data.sources.{name}')
+    for name, entry in config.data.sources.items()
+  }
+  if not found:
+    return found
+  where = 'config.data.sources'
+  if empty := [name for name, one in found.items() if not one.source]:
+    raise UserError(
+      f'{where}.{empty[0]}.source is empty: name a directory that '
+      'm3i_jax.prepare has written'
+    )
+  if config.data.source:
+    raise UserError(
+      f'{where} and config.data.source={config.data.source!r} are both given: '
+      "set config.data.source=''"
+    )
+  if wrong := [name for name in found if '/' in name]:
+    raise UserError(f'{where}: the name {wrong[0]!r} has a /: leave it out')
+  weights = {name: one.weight for name, one in found.items()}
+  if any(w is not None and not w >= 0 for w in weights.values()):
+    raise UserError(f'{where}: the weights {weights} may not be negative')
+  drawn = [w for w in weights.values() if w != 0]
+  if None in drawn and set(drawn) != {None}:
+    raise UserError(f'{where}: give each a weight or none, not {weights}')
+  return found
+
+
 def open_split(config: ConfigDict, split: str) -> sources.Source:
   """A split of the config's data set.
 
+  Args:
+    split: of the source; of a mixture config.data.split, or 'SOURCE/SPLIT' for
+      one of its sources, whose labels are then its own.
   Raises:
     UserError: no such data set or split; a field that it lacks, with the
       targets that are made of it.
   """
-  c = config.data
+  c, parts = config.data, ingredients(config)
   fields = sources.Fields(c.image, c.label, c.text, c.tags, c.id)
   try:
-    return sources.open_source(c.source, split, fields)
+    if not parts:
+      return sources.open_source(c.source, split, fields)
+    name, slash, own = split.partition('/')
+    if slash and name in parts:
+      return _opened(parts[name], own or parts[name].split or c.split, fields)
+    if split != c.split:
+      raise UserError(
+        f'split {split!r} of a mixture: name the source too, such as '
+        f'{next(iter(parts))}/{own or split}; there are {", ".join(parts)}'
+      )
+    return _mixed(parts, c, fields)
   except sources.MissingField as error:
     wanted = [
       f'config.targets.{name}'
@@ -81,6 +157,37 @@ def open_split(config: ConfigDict, split: str) -> sources.Source:
     if not wanted:
       raise
     raise UserError(f'{", ".join(wanted)}: {error}') from error
+
+
+def _opened(
+  one: Ingredient, split: str, fields: sources.Fields
+) -> sources.Source:
+  """A source; what it does not name itself it may lack."""
+  own = {part: getattr(one, part) for part in dataclasses.asdict(fields)}
+  given = {part: field for part, field in own.items() if field is not None}
+  return sources.open_source(
+    one.source, split, dataclasses.replace(fields, **given),
+    optional=set(own) - set(given) - {'image'},
+  )  # fmt: skip
+
+
+def _mixed(parts: dict[str, Ingredient], data: ConfigDict, fields) -> Mixture:
+  drawn = {name: one for name, one in parts.items() if one.weight != 0}
+  opened = {
+    name: _opened(one, one.split or data.split, fields)
+    for name, one in drawn.items()
+  }
+  shares = {
+    name: len(opened[name]) if one.weight is None else one.weight
+    for name, one in drawn.items()
+  }
+  mixture = Mixture(opened, shares, data.together)
+  for part in ('label', 'text'):
+    if data[part] and not getattr(mixture.fields, part):
+      raise sources.MissingField(
+        part, f'none of {", ".join(drawn)} has a field {data[part]!r} ({part})'
+      )
+  return mixture
 
 
 def check_splits(config: ConfigDict, evaluators: dict) -> None:
@@ -107,24 +214,21 @@ def _tokenizer(config, source, workdir: Path) -> tokenizer.Tokenizer:
     if not path.exists():
       raise UserError(
         f'config.data.tokenizer={path} does not exist: name a SentencePiece '
-        "model, or '' to train one on the captions"
+        "model, or BERT's vocab.txt, or '' to train one on the captions"
       )
-    made = tokenizer.Tokenizer(path.read_bytes())
+    made = tokenizer.open_tokenizer(path.read_bytes())
     processes.first('tokenizer', lambda: files.write(kept, made.model))
     return made
 
   def train():
     if kept.exists():
       return
-    found = set()
-    for index in range(len(source)):
-      record = source[index]
-      found |= {*record['text'], *record['tags']}
-    model = tokenizer.train_tokenizer(sorted(found), config.data.vocabulary)
+    found = texts.captions(source)
+    model = tokenizer.train_tokenizer(found, config.data.vocabulary)
     files.write(kept, model)
 
   processes.first('tokenizer', train, 6 * 3600.0)  # it reads all captions
-  return tokenizer.Tokenizer(kept.read_bytes())
+  return tokenizer.open_tokenizer(kept.read_bytes())
 
 
 def recipe(

@@ -8,6 +8,9 @@ tiny model, five steps. Any value can be given on the command line:
   --config=configs/vitb.py:debug --config.batch_size=64 --config.seed=1
   --config.total_steps=1000 --config.optimizer.learning_rate=3e-4
 
+--config.data=DIR runs any config on a directory that m3i_jax.prepare has made
+of your pictures, or on emoji, synthetic, tfds:NAME, or a mixture A*3,B*1.
+
 m3i_jax/config.py lists the keys. The same line again goes on from the newest
 checkpoint in the workdir, also on other devices. Exit codes: 0 the run is
 complete; 2 a mistake that the printed line explains; 70 it diverged; to be run
@@ -52,6 +55,9 @@ def parse(argv: list[str]) -> list[str]:
   *earlier, _ = [a for a in argv if a.startswith('--config=')] or [None]
   for flag in earlier:
     argv.remove(flag)
+  # config.data is a part of the config: a name for it stands for all of it.
+  named = [a for a in argv if a.startswith('--config.data=')]
+  argv[:] = [a for a in argv if a not in named]
   try:
     rest = flags.FLAGS(argv)
     if not any(flag.startswith('--help') for flag in argv):
@@ -61,9 +67,21 @@ def parse(argv: list[str]) -> list[str]:
       _ = _CONFIG.value.seed  # a file that cannot be loaded says so here
     if rest[1:]:
       raise UserError(f'unknown argument {rest[1]!r}; see --help')
+    if named and _CONFIG.value is not None:
+      _adopt(named[-1].partition('=')[2], argv)
     return rest
   except Exception as error:  # config files may raise anything
     fail(explain(error, argv))
+
+
+def _adopt(data: str, argv: list[str]) -> None:
+  """Fits the config to the data that --config.data names."""
+  from m3i_jax import adopt
+
+  keys = (re.match(r'--config\.([\w.]+)', flag) for flag in argv)
+  given = {key[1] for key in keys if key}
+  for line in adopt.adopt(_CONFIG.value, data, given):
+    print(line, file=sys.stderr)
 
 
 def explain(error: Exception, argv: list[str]) -> str:

@@ -1,6 +1,7 @@
 """The log of a run's steps, read while the next step is on its way."""
 
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -31,7 +32,9 @@ class StepLog:
   def __init__(
     self, writer: metrics.Writer, bar: metrics.Progress, every: int,
     meter: Meter, alarm: CollapseAlarm, incidents: Incidents,
+    limit: Callable[[int, int], None] = lambda *_: None,
   ):  # fmt: skip
+    self.limit = limit
     self.writer, self.bar, self.every = writer, bar, every
     self.meter, self.alarm, self.incidents = meter, alarm, incidents
     self.pending = None
@@ -99,6 +102,7 @@ class StepLog:
       done, f'loss {row["loss"]:.3f}, {row["images_per_s"]:.0f} images/s'
     )
     self._restart()
+    self.limit(done, row.get('replaced_pictures', 0))
 
   def _hint(self, done: int, waited: float) -> None:
     # The first row has the start of the loader in it.

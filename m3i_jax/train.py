@@ -282,6 +282,9 @@ class _Run:
       Meter(sum(needed.values()), config.batch_size),
       CollapseAlarm(objective.made_by_encoders),
       incidents,
+      lambda done, replaced: self.data.quarantine.check(
+        replaced, done * config.batch_size, config.data.max_bad
+      ),
     )
 
 

@@ -91,5 +91,5 @@ def arm(moment: str) -> None:
 if __name__ == '__main__':
   arm(sys.argv.pop(1))
   opened = sources.open_source
-  sources.open_source = lambda *a: Damaged(opened(*a))
+  sources.open_source = lambda *a, **k: Damaged(opened(*a, **k))
   app.run(main.main, flags_parser=main.parse)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from m3i_jax import checkpoint, dataset, metrics, train
-from m3i_jax.data import pipeline, sources
+from m3i_jax.data import sources
+from m3i_jax.data.order import Order
 from m3i_jax.errors import Diverged
 from m3i_jax.incidents import NAME
 from tests import small
@@ -90,7 +91,7 @@ def test_a_single_bad_step_is_left_out_and_named(tmp_path, monkeypatch, clean):
   # Picture 3 is the second one of input 2; either may be the reason.
   assert one['rows'] == [2, 3]
   data = sources.open_source('synthetic:16', 'train', sources.Fields())
-  order = pipeline.record_order(16, 0)
+  order = Order((16,), 0)
   wanted = [str(data[int(order[4 * 8 + row])]['id']) for row in (2, 3)]
   assert one['pictures'] == wanted
   rows = metrics.read(tmp_path)

@@ -13,10 +13,12 @@ from typing import Any
 
 import grain
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from m3i_jax.data.crops import Crop, cut_all
+from m3i_jax.data.mixture import order_of
 from m3i_jax.data.pictures import PictureError
+from m3i_jax.data.quarantine import Quarantine
 from m3i_jax.data.sources import Source
 from m3i_jax.data.texts import Text
 from m3i_jax.errors import UserError
@@ -35,31 +37,31 @@ class Recipe:
   text: Text | None = None
 
 
-@functools.lru_cache(maxsize=8)
-def record_order(length: int, seed: int) -> grain.MapDataset:
-  """Record index by position: each epoch is a new permutation of `length`."""
-  return grain.MapDataset.range(length).seed(seed).shuffle().repeat()
-
-
 def sample(
-    source: Source, seed: int, position: int, recipe: Recipe
+    source: Source,
+    seed: int,
+    position: int,
+    recipe: Recipe,
+    quarantine: Quarantine = Quarantine(),  # noqa: B008, it is immutable
 ) -> dict[str, Any]:
   """The row of a batch at a position of the global order.
 
-  A record whose picture cannot be read gives way to the one after it.
+  A record whose picture cannot be read goes into quarantine, and gives way to
+  the one after it.
 
   Raises:
     UserError: MAX_REPLACEMENTS records in a row cannot be read.
   """
-  first = int(record_order(len(source), seed)[position])
+  order = order_of(source, seed)
+  first = order[position]
   rng = functools.partial(_rng, seed, position)
   for offset in range(MAX_REPLACEMENTS):
-    index = (first + offset) % len(source)
+    index = order.beside(first, offset)
     record = source[index]
     try:
       row = cut_all(record['image'], recipe.crops, rng)
     except PictureError as error:
-      _report(record['id'], str(error))
+      quarantine.add(record['id'], str(error))
       continue
     if recipe.label:
       row['label'] = np.int32(record['label'])
@@ -83,6 +85,7 @@ def loader(
     local: slice | np.ndarray = slice(None),
     threads: int | None = None,
     workers: int = 0,
+    quarantine: Quarantine = Quarantine(),  # noqa: B008, it is immutable
 ) -> Iterator[dict[str, Any]]:
   """Batches of steps start_step .. stop_step - 1, made ahead of their use.
 
@@ -98,6 +101,7 @@ def loader(
       decoded, where the interpreter's lock makes more of them slower, and one a
       core (at most 16) for encoded ones.
     workers: processes besides this one, for hosts with many cores.
+    quarantine: where pictures that cannot be read are listed.
   """
   if threads is None:
     decoded = isinstance(source[0]['image'], np.ndarray)
@@ -110,7 +114,10 @@ def loader(
     start = step * batch_size
     return _combine(
         np.stack,
-        [sample(source, seed, start + int(r), recipe) for r in chunks[part]],
+        [
+            sample(source, seed, start + int(r), recipe, quarantine)
+            for r in chunks[part]
+        ],
     )
 
   first, last = start_step * len(chunks), stop_step * len(chunks)
@@ -127,12 +134,6 @@ def loader(
 
 def _rng(seed: int, position: int, stream: str) -> np.random.Generator:
   return np.random.default_rng((seed, position, _STREAMS[stream]))
-
-
-@functools.cache
-def _report(record_id: str, reason: str):
-  """Logs each unreadable record once."""
-  logging.warning('picture %s is replaced: %s', record_id, reason)
 
 
 def _combine(join: Any, parts: Sequence[Any]) -> Any:

@@ -6,21 +6,17 @@ field of the data set under its own name. Nothing is ever downloaded.
 """
 
 import dataclasses
-import os
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from etils import epath
 
-from m3i_jax.data import synthetic
+from m3i_jax.data import places, synthetic
 from m3i_jax.data.pictures import PictureError, decode
 from m3i_jax.errors import UserError
 
 MEMORY_BUDGET = 256 * 2**20  # bytes of decoded pictures worth keeping
-_EMOJI64 = epath.Path(__file__).parent / 'emoji64'
-_VERSION = re.compile(r'\d+\.\d+\.\d+')
 
 Record = dict[str, Any]
 
@@ -39,6 +35,7 @@ class Fields:
 class Source(Protocol):
   """Records by index; `classes` names the labels, `names` every class field."""
 
+  fields: Fields
   classes: tuple[str, ...]
   names: Mapping[str, tuple[str, ...]]
 
@@ -47,24 +44,34 @@ class Source(Protocol):
   def __getitem__(self, i: int) -> Record: ...
 
 
-def open_source(name: str, split: str, fields: Fields) -> Source:
+def open_source(
+    name: str, split: str, fields: Fields, optional: Collection[str] = ()
+) -> Source:
   """Opens a data set by name.
 
   Args:
-    name: 'emoji64' (bundled), 'synthetic[:LENGTH[:CLASSES]]',
-      'tfds:NAME[/CONFIG][:VERSION]' (prepared earlier), or a TFDS directory.
+    name: 'emoji' (bundled), 'synthetic[:LENGTH[:CLASSES]]',
+      'tfds:NAME[/CONFIG][:VERSION]' (built earlier), or a directory that
+      m3i_jax.prepare, or TFDS, has written.
     split: one split, a part such as 'train[:10%]', or several joined by '+'.
     fields: the features to read.
+    optional: the parts that may be missing, and are then none.
 
   Raises:
     UserError: no such data set, split or field.
   """
   if name.split(':')[0] == 'synthetic':
-    raw = _open_synthetic(name, split)
+    raw = open_synthetic(name, split)
     features = synthetic.FEATURES
   else:
-    raw = _Tfds(_directory(name), name, split)
+    raw = _Tfds(places.directory(name), name, split)
     features = raw.features
+  absent = {
+      part: ''
+      for part in optional
+      if getattr(fields, part) not in features
+  }
+  fields = dataclasses.replace(fields, **absent)
   _check(raw, features, name, fields)
   return _keep_if_small(_Named(raw, fields))
 
@@ -96,9 +103,9 @@ class _Tfds:
   """A prepared TFDS directory, its pictures left encoded."""
 
   def __init__(self, directory: epath.Path, name: str, split: str):
-    import tensorflow_datasets as tfds  # seconds to import: only if needed
+    import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(directory)
+    builder = places.builder(directory)
     self.features = dict(builder.info.features)
     self.names = {
         field: tuple(feature.names)
@@ -120,7 +127,7 @@ class _Tfds:
     except NotImplementedError as error:
       raise UserError(
           f'data set {name!r} at {directory} is not in a random-access format: '
-          'prepare it again with --file_format=array_record'
+          'build it again with --file_format=array_record'
       ) from error
     except (ValueError, KeyError) as error:
       raise UserError(
@@ -146,14 +153,14 @@ class _Named:
   def __init__(self, raw: Any, fields: Fields):
     self.names = raw.names
     self.classes = raw.names.get(fields.label, ())
+    self.fields = fields
     self._raw = raw
-    self._fields = fields
 
   def __len__(self) -> int:
     return len(self._raw)
 
   def __getitem__(self, i: int) -> Record:
-    raw, fields = self._raw[i], self._fields
+    raw, fields = self._raw[i], self.fields
     return raw | {
         'image': raw[fields.image],
         'label': int(raw[fields.label]) if fields.label else -1,
@@ -169,6 +176,7 @@ class _Kept:
   def __init__(self, source: Source):
     self.names = source.names
     self.classes = source.classes
+    self.fields = source.fields
     self._source = source
     self._kept: dict[int, Record] = {}
 
@@ -205,7 +213,8 @@ def _strings(value: Any) -> tuple[str, ...]:
   return tuple(v.decode() if isinstance(v, bytes) else str(v) for v in value)
 
 
-def _open_synthetic(name: str, split: str) -> synthetic.Synthetic:
+def open_synthetic(name: str, split: str) -> synthetic.Synthetic:
+  """The drawn set that a name describes."""
   parts = name.split(':')[1:]
   try:
     length, classes = map(int, (*parts, *('1024', '24')[len(parts) :]))
@@ -222,42 +231,3 @@ def _open_synthetic(name: str, split: str) -> synthetic.Synthetic:
         f'it has {", ".join(synthetic.SPLITS)}'
     )
   return synthetic.Synthetic(length, classes, split)
-
-
-def _directory(name: str) -> epath.Path:
-  """The versioned TFDS directory that a name stands for."""
-  if name.startswith('tfds:'):
-    home = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
-    path, _, version = name.removeprefix('tfds:').partition(':')
-    place = epath.Path(home).expanduser() / path / version
-    advice = (
-        f'run `tfds build {path} --file_format=array_record`, or let '
-        'TFDS_DATA_DIR name the directory that has it'
-    )
-  else:
-    place = _EMOJI64 if name == 'emoji64' else epath.Path(name).expanduser()
-    advice = (
-        'name a TFDS directory (with dataset_info.json), '
-        "'emoji64', 'synthetic' or 'tfds:NAME'"
-    )
-  found = _newest_version(place)
-  if found is None:
-    raise UserError(f'no prepared data set {name!r} at {place}: {advice}')
-  return found
-
-
-def _newest_version(place: epath.Path) -> epath.Path | None:
-  if (place / 'dataset_info.json').exists():
-    return place
-  if not place.is_dir():
-    return None
-  versions = [
-      path
-      for path in place.iterdir()
-      if _VERSION.fullmatch(path.name) and (path / 'dataset_info.json').exists()
-  ]
-
-  def numbers(path: epath.Path) -> list[int]:
-    return [int(number) for number in path.name.split('.')]
-
-  return max(versions, key=numbers, default=None)

@@ -52,7 +52,7 @@ def check(config: ConfigDict, ask: Request) -> Program:
   devices = ask.topology.devices
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
   with config.unlocked():  # No data are read.
-    config.data.source = config.data.source or 'synthetic'
+    config.data.sources, config.data.source = {}, 'synthetic'
   schema.check(config, len(devices))
   build.optimizer(config)
   objective = build.build(

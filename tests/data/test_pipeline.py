@@ -1,6 +1,7 @@
 """Order, replacement: every row a function of (seed, position)."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from m3i_jax.data import pipeline
 from m3i_jax.data.crops import Crop
 from m3i_jax.data.pipeline import Recipe, Text, loader, sample
+from m3i_jax.data.quarantine import Quarantine
 from m3i_jax.data.sources import Fields, open_source
 from m3i_jax.data.tokenizer import Tokenizer, train_tokenizer
 from m3i_jax.errors import UserError
@@ -176,25 +178,23 @@ def test_epochs_are_new_permutations(shapes):
   assert (records[0] != other).any()
 
 
-def test_a_broken_record_gives_way_to_the_next(monkeypatch):
+def test_a_broken_record_gives_way_to_the_next(tmp_path):
   whole = [_jpeg(_noise(i, 64, 64)) for i in range(9)]
   broken = list(whole)
   broken[4] = broken[4][:200]
   broken[8] = b'nothing'
-  lines = []
-  pipeline._report.cache_clear()
-  monkeypatch.setattr(
-      pipeline.logging, 'warning', lambda *args: lines.append(args[1])
-  )
+  listed = Quarantine(str(tmp_path / 'quarantine.jsonl'))
   for position in range(27):
-    row = sample(Listed(broken), 2, position, WHOLE)
+    row = sample(Listed(broken), 2, position, WHOLE, listed)
     before = sample(Listed(whole), 2, position, WHOLE)
     asked = int(before['record'])
     stands_in = {4: 5, 8: 0}.get(asked, asked)
     assert row['record'] == row['label'] == stands_in
     assert row['replaced'] == (asked in (4, 8))
     np.testing.assert_array_equal(row['a']['box'], before['a']['box'])
-  assert sorted(lines) == ['no4', 'no8']  # each once
+  lines = (tmp_path / 'quarantine.jsonl').read_text().splitlines()
+  # Each once.
+  assert sorted(json.loads(line)['id'] for line in lines) == ['no4', 'no8']
 
 
 def test_nothing_but_broken_records():

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m3i_jax.data import pictures, sources
+from m3i_jax.data import pictures, places, sources
 from m3i_jax.data.pictures import PictureError, decode
 from m3i_jax.data.sources import Fields, open_source
 from m3i_jax.errors import UserError
 
 EMOJI = Fields(label='group', text='caption', tags='keywords', id='id')
-DIRECTORY = str(sources._EMOJI64)
+DIRECTORY = str(places.EMOJI64)
 
 
 def _encoded(image, kind='PNG', **options):
@@ -62,7 +62,7 @@ def test_the_newest_version_counts_by_number(tmp_path):
   for version in ('2.0.0', '10.0.0', 'other'):
     (tmp_path / version).mkdir()
     (tmp_path / version / 'dataset_info.json').touch()
-  assert sources._newest_version(sources.epath.Path(tmp_path)).name == '10.0.0'
+  assert places._newest_version(places.epath.Path(tmp_path)).name == '10.0.0'
 
 
 def test_splits_are_joined_and_cut():
