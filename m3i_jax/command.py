@@ -12,13 +12,15 @@ from m3i_jax.errors import UserError
 
 def run(
   define: Callable[[], None],
-  work: Callable[[str, flags.FlagValues], int],
+  work: Callable[..., int],
   required: tuple[str, ...],
+  words: range = range(1, 2),
 ) -> None:
   """Runs work(PATH, flags) as a command whose one argument is a path.
 
   `define` makes the flags, `required` are those that must be given. Flags are
-  of the process, so that they are made here and not by an import.
+  of the process, so that they are made here and not by an import. A command
+  may take another number of arguments than one: `words`.
 
   Exit codes: what `work` returns, 2 for a mistake, which is told in one line.
   """
@@ -34,9 +36,12 @@ def run(
       for flag in required:
         if not flags.FLAGS[flag].value:
           raise UserError(f'--{flag} is missing; see --help')
-      if len(rest) != 2:
+      if len(rest) - 1 not in words:
+        wanted = 'one is' if words == range(1, 2) else (
+          f'{words.start} to {words.stop - 1} are'
+        )
         raise UserError(
-          f'{len(rest) - 1} paths are given, and one is wanted; see --help'
+          f'{len(rest) - 1} paths are given, and {wanted} wanted; see --help'
         )
       return rest
 
@@ -45,7 +50,7 @@ def run(
     # So that what is half-written is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with _told():
-      code = work(argv[1], flags.FLAGS)
+      code = work(*argv[1:], flags.FLAGS)
     sys.exit(code)
 
   define()

@@ -46,15 +46,29 @@ def captions(source: Source, most: int = 1_000_000) -> list[str]:
   most: of them; a larger source is sampled evenly, always in the same way.
   """
   found: set[str] = set()
-  told = dict(desc='reading captions', unit=' records', leave=False)
-  total = min(len(source), most)
-  # A bar where somebody looks.
-  for index in tqdm(scattered(len(source)), total=total, disable=None, **told):
-    record = source[index]
+  for record in _sampled(source, most):
     found.update(record['text'], record['tags'])
     if len(found) >= most:
       break
   return sorted(found)[:most]
+
+
+def as_they_come(source: Source, most: int) -> list[str]:
+  """Captions with their repetitions, at most so many, sampled evenly."""
+  found: list[str] = []
+  for record in _sampled(source, most):
+    found += record['text']
+    if len(found) >= most:
+      break
+  return found[:most]
+
+
+def _sampled(source: Source, most: int) -> Iterator[Record]:
+  """All records in a scattered order, with a bar where somebody looks."""
+  total = min(len(source), most)
+  order = tqdm(scattered(len(source)), 'reading captions', total,
+               leave=False, disable=None, unit=' records')  # fmt: skip
+  return (source[index] for index in order)
 
 
 def scattered(length: int) -> Iterator[int]:
