@@ -45,7 +45,7 @@ def finish(job: Job, layout: Layout, tasks: list[Task]) -> dict[str, Any]:
   for split, shards in done.items():
     _refuse_bad(split, [shard for _, shard in shards], job)
   _sweep(out, tasks)
-  _features(layout).save_config(out)
+  features(layout).save_config(out)
   told = manifest.build(job, layout, done)
   _write(out / manifest.FILE, json.dumps(told, indent=1) + '\n')
   _write(out / INFO, json.dumps(_info(layout, done), indent=1) + '\n')
@@ -90,7 +90,7 @@ def _quarantine(done: Done) -> Iterable[str]:
     for _, shard in shards:
       for id, reason in shard.bad:
         line = {'split': split, 'id': id, 'reason': reason}
-        yield json.dumps(line, ensure_ascii=False) + '\n'
+        yield json.dumps(line) + '\n'
 
 
 def _sweep(out: epath.Path, tasks: list[Task]) -> None:
@@ -103,7 +103,8 @@ def _sweep(out: epath.Path, tasks: list[Task]) -> None:
       path.unlink()
 
 
-def _features(layout: Layout) -> Any:
+def features(layout: Layout) -> Any:
+  """The features that TFDS reads a record with."""
   import tensorflow_datasets as tfds  # seconds to import
 
   features = {

@@ -198,6 +198,9 @@ def _write(
 
 def _examined(job: Job, part: Part) -> Iterator[Examined | Bad]:
   for record in part:
+    # A path may have bytes that are no text.
+    name = record.id.encode('utf-8', 'backslashreplace').decode()
+    record = dataclasses.replace(record, id=name)
     yield record if isinstance(record, Bad) else examine(record, job.options)
 
 

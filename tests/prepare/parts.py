@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from m3i_jax.errors import UserError
 from m3i_jax.prepare.items import Bad, Item, Layout
 
 CLASSES = ('cat', 'dog', 'eel')
@@ -71,12 +72,38 @@ class Fixed:
     return iter(self.records)
 
 
+@dataclasses.dataclass(frozen=True)
+class Wrong(Drawn):
+  """Is found to be a user's mistake only when it is read."""
+
+  def __iter__(self) -> Iterator[Item | Bad]:
+    raise UserError('row 7 has no column')
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken(Drawn):
+  """Has no picture at all."""
+
+  def __iter__(self) -> Iterator[Item | Bad]:
+    return (Bad(str(i), 'no field: jpg') for i in range(self.size))
+
+
 def layout(**splits) -> Layout:
   """A layout of these parts, with labels and captions."""
   return Layout('drawn', splits, CLASSES, True, 'pictures that were drawn')
 
 
-def drawn() -> Layout:
+def drawn(delay: float = 0.0) -> Layout:
   """Two splits: 20 + 9 + 13 records, and 8."""
-  train = [Drawn('0', 20), Drawn('1', 9), Drawn('2', 13)]
-  return layout(train=train, test=[Drawn('3', 8)])
+  sizes = (20, 9, 13, 8)
+  all = [Drawn(str(i), size, delay=delay) for i, size in enumerate(sizes)]
+  return layout(train=all[:3], test=all[3:])
+
+
+NAMED = {
+  'drawn': drawn,
+  'slow': lambda: drawn(0.1),
+  'deadly': lambda: layout(train=[Drawn('0', 20), Deadly('1', 5)]),
+  'wrong': lambda: layout(train=[Drawn('0', 20), Wrong('1', 5)]),
+  'broken': lambda: layout(train=[Broken('0', 3000)]),
+}

@@ -1,0 +1,127 @@
+"""Bad pictures are named, others are kept, or written anew as asked."""
+
+import hashlib
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from m3i_jax.data import pictures
+from m3i_jax.prepare import examine
+from m3i_jax.prepare.items import Bad, Item, Options
+from tests.prepare import parts
+
+
+def smooth(width: int, height: int) -> Image.Image:
+  """A picture that JPEG keeps within a few levels."""
+  y, x = np.mgrid[:height, :width]
+  waves = [np.sin(x / 37 + k) + np.cos(y / (41 + k)) for k in range(3)]
+  pixels = np.stack(waves, -1) * 60 + 128
+  return Image.fromarray(pixels.astype(np.uint8))
+
+
+def stored(image: Image.Image, encoding: str, **save) -> bytes:
+  file = io.BytesIO()
+  image.save(file, encoding, **save)
+  return file.getvalue()
+
+
+@pytest.mark.parametrize('encoding', ['JPEG', 'PNG', 'WEBP', 'GIF'])
+def test_bytes_are_kept_as_they_were_found(encoding):
+  data = parts.picture(0, encoding, (30, 20)) + b'garbage'
+  found = examine.examine(Item('a', data, 3, ('x',)), Options(short_side=20))
+  assert found.item == Item('a', data, 3, ('x',))
+  assert found.format == encoding
+  assert (found.height, found.width) == (20, 30)
+  assert found.sha256 == hashlib.sha256(data).digest()
+
+
+@pytest.mark.parametrize('encoding', ['BMP', 'TIFF', 'PPM'])
+def test_a_rare_format_becomes_png_with_the_same_pixels(encoding):
+  data = parts.picture(1, encoding)
+  found = examine.examine(Item('a', data), Options())
+  assert found.format == 'PNG'
+  assert Image.open(io.BytesIO(found.item.image)).format == 'PNG'
+  drawn = pictures.decode(parts.picture(1, 'PNG'))
+  np.testing.assert_array_equal(pictures.decode(found.item.image), drawn)
+
+
+def test_a_size_is_refused_before_anything_is_decoded(monkeypatch):
+  data = parts.picture(0, size=(40, 25))
+  assert not isinstance(
+    examine.examine(Item('a', data), Options(max_pixels=1000)), Bad
+  )
+  monkeypatch.setattr(pictures, 'decode', None)  # would be called
+  found = examine.examine(Item('a', data), Options(max_pixels=999))
+  assert found == Bad('a', 'too many pixels: 40x25 > 999')
+
+
+@pytest.mark.parametrize('data', [b'', b'<svg/>', parts.picture(0)[:99]])
+def test_what_is_no_picture_is_bad_with_one_line(data):
+  found = examine.examine(Item('a', data), Options())
+  assert isinstance(found, Bad)
+  assert found.id == 'a'
+  assert found.reason and '\n' not in found.reason
+
+
+def test_a_large_picture_is_shrunk_with_antialiasing():
+  image = smooth(400, 300)
+  given = Item('a', stored(image, 'PNG'))
+  found = examine.examine(given, Options(short_side=64))
+  assert (found.format, found.height, found.width) == ('JPEG', 64, 85)
+  small = pictures.decode(found.item.image)
+  expected = image.resize((85, 64), Image.Resampling.BICUBIC)
+  # JPEG at quality 95 of a smooth picture; a resize without antialiasing of
+  # one of lines would be far off, which the next test has.
+  np.testing.assert_allclose(small, np.asarray(expected), atol=6)
+  layers = Image.open(io.BytesIO(found.item.image)).layer
+  assert [layer[1:3] for layer in layers] == [(1, 1)] * 3  # 4:4:4
+
+
+def test_stripes_become_grey():
+  stripes = np.zeros((256, 256, 3), np.uint8)
+  stripes[:, ::2] = 255
+  given = Item('a', stored(Image.fromarray(stripes), 'PNG'))
+  found = examine.examine(given, Options(short_side=64))
+  inner = pictures.decode(found.item.image)[4:-4, 4:-4]
+  assert np.abs(inner.astype(int) - 128).max() <= 4
+
+
+def test_alpha_stays_when_a_png_is_shrunk():
+  image = smooth(100, 80).convert('RGBA')
+  image.putalpha(Image.new('L', image.size, 77))
+  given = Item('a', stored(image, 'PNG'))
+  found = examine.examine(given, Options(short_side=40))
+  small = Image.open(io.BytesIO(found.item.image))
+  assert (small.format, small.mode, small.size) == ('PNG', 'RGBA', (50, 40))
+  assert set(np.unique(np.asarray(small)[..., 3])) == {77}
+
+
+def test_captions_are_cleaned():
+  given = ('  a\x00 dog\n', '', ' \t', 'é\x1b[31m', 'x' * 20_000, '\ud800y')
+  assert examine.clean(given) == ('a dog', 'é[31m', 'x' * 10_000, 'y')
+
+
+def test_the_difference_hash_by_its_definition():
+  # Cells of 8 x 8 pixels in 8 rows and 9 columns, of known grey.
+  grey = np.random.default_rng(0).integers(0, 256, (8, 9), np.uint8)
+  pixels = np.repeat(np.repeat(grey, 8, 0), 8, 1)[..., None].repeat(3, -1)
+  bits = ''.join(
+    '01'[int(grey[row, column] < grey[row, column + 1])]
+    for row in range(8)
+    for column in range(8)
+  )
+  assert examine.dhash(pixels) == int(bits, 2)
+
+
+def test_the_difference_hash_survives_size_and_quality():
+  image = smooth(400, 300)
+  small = stored(image.resize((200, 150)), 'JPEG', quality=60)
+  one, other = (
+    examine.dhash(pixels)
+    for pixels in (np.asarray(image), pictures.decode(small))
+  )
+  assert (one ^ other).bit_count() <= 4
+  flipped = examine.dhash(np.asarray(image)[:, ::-1])
+  assert (one ^ flipped).bit_count() > 20
