@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from m3i_jax.data.pictures import open_picture, to_rgb
+from m3i_jax.data.pictures import (
+    far_sides,
+    open_picture,
+    to_rgb,
+    upright_size,
+)
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
@@ -77,7 +82,7 @@ def cut_all(
   """Each crop of a picture: {'image', 'box', 'flip'} by its name.
 
   Args:
-    encoded: a file's bytes, or uint8 [H, W, 3].
+    encoded: a file's bytes, which are shown upright, or uint8 [H, W, 3].
     crops: by name.
     rng: where the crop of a name is drawn from.
 
@@ -88,20 +93,24 @@ def cut_all(
     image = Image.fromarray(encoded)
   else:
     image = open_picture(encoded)
-  width, height = image.size
+  width, height = upright_size(image)
   drawn = {
       name: sample_box(rng(name), height, width, crop)
       for name, crop in crops.items()
   }
-  shrink = 1
+  shrink, (far_x, far_y) = 1, far_sides(image)
   if not isinstance(encoded, np.ndarray):
     shrink = _draft(image, [box for box, _ in drawn.values()], crops.values())
     image = to_rgb(image)
+  # Shrinking rounds sides up. The excess is where the stored picture ends:
+  # after a turn or a flip that may be on the left, or at the top.
+  excess_x = image.width - width / shrink
+  excess_y = image.height - height / shrink
   made = {}
   for name, (box, flip) in drawn.items():
     region = np.array(box) / shrink
-    if flip:  # shrinking rounds the width up; the excess is now on the left
-      region[1] += image.width - width / shrink
+    region[0] += far_y * excess_y
+    region[1] += (far_x ^ flip) * excess_x
     made[name] = {
         'image': cut(image, region.tolist(), flip, crops[name].size),
         'box': (box / np.array([height, width] * 2)).astype(np.float32),

@@ -3,10 +3,12 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from m3i_jax.data import crops
+from m3i_jax.data import crops, pictures
 from m3i_jax.data.crops import Crop, cut, cut_all, sample_box
+from tests.data import odd_pictures
 
 
 def _noise(seed, height=32, width=32):
@@ -133,3 +135,40 @@ def test_large_jpegs_keep_their_geometry(monkeypatch):
       # Off by one column of eight pixels would be .8.
       assert abs(error.mean()) < .3
   assert {151, 301, 1201} <= set(widths)  # it did decode at 1/8 and 1/4
+
+
+@pytest.mark.parametrize('turn', odd_pictures.SIDES)
+def test_crops_are_of_the_upright_picture(turn):
+  stored = odd_pictures.turned(_noise(3, 150, 211), turn)
+  exif = odd_pictures.exif(turn)
+  recipe = {'a': Crop(32), 'b': Crop(16, (.3, 1.))}
+  for kind in ('PNG', 'JPEG'):
+    data = odd_pictures.encoded(stored, kind, exif=exif)
+    upright = pictures.decode(data)
+    assert upright.shape == (150, 211, 3)
+    for position in range(4):
+      got = cut_all(data, recipe, _rng(position))
+      want = cut_all(upright, recipe, _rng(position))
+      if kind == 'PNG':
+        np.testing.assert_equal(got, want)
+      for name in 'ab':  # JPEGs may be decoded at half their size
+        np.testing.assert_array_equal(got[name]['box'], want[name]['box'])
+
+
+@pytest.mark.parametrize('turn', odd_pictures.SIDES)
+def test_turned_jpegs_keep_their_geometry(turn):
+  """As above, of a picture whose sides are no multiples of eight."""
+  ramp = np.add.outer(np.arange(801) / 6.4, np.arange(1201) / 9.6)
+  pixels = np.repeat(ramp[..., None], 3, 2).astype(np.uint8)
+  stored = odd_pictures.turned(pixels, turn)
+  data = odd_pictures.encoded(
+      stored, 'JPEG', quality=95, exif=odd_pictures.exif(turn)
+  )
+  decoded = pictures.decode(data)
+  recipe = {'a': Crop(32, (.3, 1.)), 'b': Crop(16, (.3, 1.))}
+  for position in range(6):
+    fast = cut_all(data, recipe, _rng(position))
+    exact = cut_all(decoded, recipe, _rng(position))
+    for name in 'ab':
+      error = fast[name]['image'].astype(int) - exact[name]['image']
+      assert abs(error).max() <= 4 and abs(error.mean()) < .3

@@ -1,27 +1,19 @@
-"""Opening data sets, naming their fields, decoding their pictures."""
+"""Opening data sets, naming their fields."""
 
-import io
 import pickle
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from m3i_jax.data import pictures, places, sources
-from m3i_jax.data.pictures import PictureError, decode
+from m3i_jax.data import places, sources
+from m3i_jax.data.pictures import decode
 from m3i_jax.data.sources import Fields, open_source
 from m3i_jax.errors import UserError
 
 EMOJI = Fields(label='group', text='caption', tags='keywords', id='id')
 DIRECTORY = str(places.EMOJI64)
-
-
-def _encoded(image, kind='PNG', **options):
-  file = io.BytesIO()
-  image.save(file, kind, **options)
-  return file.getvalue()
 
 
 def test_a_record_of_emoji64():
@@ -155,75 +147,3 @@ def test_tensorflow_stays_out():
       ' stop_step=1)); sys.exit("tensorflow" in sys.modules)'
   )
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0
-
-
-RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-
-
-def test_decode_colour_and_grey():
-  np.testing.assert_array_equal(decode(_encoded(Image.fromarray(RGB))), RGB)
-  np.testing.assert_array_equal(decode(RGB), RGB)
-  grey = Image.fromarray(RGB[..., 0])
-  want = np.repeat(RGB[..., :1], 3, 2)
-  np.testing.assert_array_equal(decode(_encoded(grey)), want)
-  np.testing.assert_array_equal(
-      decode(_encoded(grey.convert('1'), 'PNG')),
-      np.asarray(grey.convert('1').convert('RGB')),
-  )
-
-
-def test_decode_sixteen_bits():
-  grey = Image.fromarray(RGB[..., 0].astype(np.uint16) * 256 + 77)
-  want = np.repeat(RGB[..., :1], 3, 2)
-  np.testing.assert_array_equal(decode(_encoded(grey)), want)
-
-
-def test_decode_alpha_on_white():
-  alpha = RGB[..., :1]
-  image = Image.fromarray(np.concatenate([RGB, alpha], -1), 'RGBA')
-  share = alpha / 255
-  want = RGB * share + 255 * (1 - share)
-  got = decode(_encoded(image))
-  np.testing.assert_allclose(got, want, atol=1)  # rounding
-  grey = decode(_encoded(image.convert('LA')))
-  assert (grey[..., 0] == grey[..., 2]).all()
-  assert (grey >= 255 - alpha.astype(int) - 1).all()
-
-
-def test_decode_palette_with_a_clear_entry():
-  image = Image.new('P', (4, 4), 0)
-  image.putpalette([10, 20, 30, 40, 50, 60])
-  image.putpixel((1, 2), 1)
-  got = decode(_encoded(image, transparency=0))
-  assert got[2, 1].tolist() == [40, 50, 60]
-  assert (np.delete(got.reshape(-1, 3), 2 * 4 + 1, 0) == 255).all()
-  assert decode(_encoded(image))[0, 0].tolist() == [10, 20, 30]
-  assert decode(_encoded(image, 'GIF'))[2, 1].tolist() == [40, 50, 60]
-
-
-def test_decode_cmyk():
-  image = Image.new('CMYK', (8, 8), (0, 255, 255, 0))
-  red = decode(_encoded(image, 'JPEG', quality=95))
-  np.testing.assert_allclose(red[4, 4], [255, 0, 0], atol=3)  # JPEG
-
-
-def test_decode_ignores_exif_turns():
-  exif = Image.Exif()
-  exif[0x112] = 6
-  data = _encoded(Image.fromarray(RGB), 'JPEG', exif=exif)
-  assert decode(data).shape == RGB.shape
-
-
-def test_broken_pictures_raise():
-  noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-  for kind in ('PNG', 'JPEG', 'WEBP'):
-    data = _encoded(Image.fromarray(noise), kind)
-    for bad in (data[: len(data) // 2], data[:20], b'', b'<html></html>'):
-      with pytest.raises(PictureError):
-        decode(bad)
-
-
-def test_too_large_pictures_raise_before_decoding(monkeypatch):
-  monkeypatch.setattr(pictures, 'MAX_PIXELS', 34)
-  with pytest.raises(PictureError, match='7x5 pixels are too many'):
-    decode(_encoded(Image.fromarray(RGB)))
