@@ -36,10 +36,15 @@ def work(options: Sequence[str], source: str, values: Any) -> int:
   return cli.run(source, values, functools.partial(write, options))
 
 
-if __name__ == '__main__':
-  if '--help' in sys.argv:
+def run(argv: list[str]) -> None:
+  """Reads the command line, which stays without what is Beam's."""
+  if '--help' in argv:
     print(__doc__)
-  end = sys.argv.index('--') if '--' in sys.argv else len(sys.argv)
-  given = sys.argv[end + 1 :]
-  del sys.argv[end:]
+  end = argv.index('--') if '--' in argv else len(argv)
+  given = argv[end + 1 :]
+  del argv[end:]
   command.run(cli.define, functools.partial(work, given), ('out',))
+
+
+if __name__ == '__main__':
+  run(sys.argv)

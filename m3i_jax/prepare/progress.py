@@ -29,7 +29,7 @@ class Progress:
     self._bad_of: dict[tuple[str, int], int] = {}
     self._most = max(MOST, max_bad)
     self._bar = tqdm.tqdm(
-      total=self._total(),
+      total=self.total,
       unit=' pictures',
       mininterval=0.5 if sys.stderr.isatty() else 30,
     )
@@ -58,7 +58,7 @@ class Progress:
       self._unknown -= task.part.size == 0
       self._records += records
       self._parts += 1
-      self._bar.total = self._total()
+      self._bar.total = self.total
     self._bar.update(more)
     seen, wrong = self._split[task.split], self._bad[task.split]
     if seen >= ENOUGH and wrong > self._most * seen:
@@ -67,7 +67,8 @@ class Progress:
         f'such as: {reason}'
       )
 
-  def _total(self) -> int | None:
+  @property
+  def total(self) -> int | None:
     """All records, as far as that can be told."""
     if self._unknown and not self._parts:
       return None
