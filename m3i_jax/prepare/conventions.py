@@ -1,0 +1,64 @@
+"""The names by which a source is understood without being told."""
+
+import os
+
+PICTURES = (
+    'jpg', 'jpeg', 'jpe', 'jfif', 'png', 'webp', 'gif', 'bmp', 'tif', 'tiff',
+    'ppm', 'pgm', 'pbm', 'pnm', 'avif', 'jp2',
+)  # fmt: skip
+CAPTIONS = ('txt', 'caption', 'captions')  # members of a tar, one a line
+
+# Columns of tables and keys of JSON, the first one found is taken.
+IMAGE = (
+    'image', 'image_path', 'path', 'file', 'filename', 'filepath', 'file_name',
+    'img', 'jpg', 'png', 'webp',
+)  # fmt: skip
+LABEL = ('label', 'class', 'category')
+TEXT = ('caption', 'captions', 'text', 'title')
+ID = ('id', 'key')
+SPLIT = ('split',)
+URL = ('url', 'image_url', 'img_url')
+
+SPLITS = {
+    'train': 'train',
+    'training': 'train',
+    'val': 'validation',
+    'valid': 'validation',
+    'validation': 'validation',
+    'dev': 'validation',
+    'test': 'test',
+    'testing': 'test',
+}
+PROBE = 1000  # records looked at before a source is refused
+
+_REMOTE = ('http://', 'https://', 's3://', 'gs://', 'ftp://')
+_LITTER = ('__macosx', 'thumbs.db', 'desktop.ini')
+
+
+def is_picture(name: str) -> bool:
+  """Whether a file is one by its suffix, in any case."""
+  return os.path.splitext(name)[1][1:].lower() in PICTURES
+
+
+def is_hidden(name: str) -> bool:
+  """Whether a file or folder is a system's own and no data."""
+  return name.startswith('.') or name.lower() in _LITTER
+
+
+def is_address(value: str) -> bool:
+  """Whether a file's name is one of the network."""
+  return value.lower().startswith(_REMOTE)
+
+
+def split_order(splits: dict) -> dict:
+  """The same with train, validation and test first, in that order."""
+  usual = ('train', 'validation', 'test')
+  first = {name: splits[name] for name in usual if name in splits}
+  return first | {name: splits[name] for name in sorted(splits)}
+
+
+def counted(number: int, what: str) -> str:
+  """'1 label', '2,000 labels', 'no labels'."""
+  if number == 0:
+    return f'no {what}s'
+  return f'{number:,} {what}' + ('s' if number > 1 else '')

@@ -1,0 +1,249 @@
+"""Pictures in folders: a sub-folder is the label, NAME.txt the captions."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from m3i_jax.errors import UserError
+from m3i_jax.prepare import conventions, labels, raw
+from m3i_jax.prepare.items import Bad, Item, Layout, Options
+
+WNID = re.compile(r'n\d{8}')
+
+
+class Picture(NamedTuple):
+  """A file: its path in the source, its id, label and the file of captions."""
+
+  path: str
+  id: str
+  label: str | int = ''  # a name, then an index
+  captions: str = ''
+  reason: str = ''  # why it is bad, if that is known without reading it
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderPart:
+  """Some pictures of a folder; see items.Part."""
+
+  key: str
+  root: str
+  pictures: tuple[Picture, ...]
+
+  @property
+  def size(self) -> int:
+    return len(self.pictures)
+
+  @property
+  def fingerprint(self) -> str:
+    paths = (
+        os.path.join(self.root, name)
+        for picture in self.pictures
+        for name in (picture.path, picture.captions)
+        if name
+    )
+    named = [picture[1:] for picture in self.pictures]
+    return raw.fingerprint(paths, named)
+
+  def __iter__(self) -> Iterator[Item | Bad]:
+    for picture in self.pictures:
+      try:
+        yield self._read(picture)
+      except raw.Unusable as error:
+        yield Bad(picture.id, str(error))
+
+  def _read(self, picture: Picture) -> Item:
+    if picture.reason:
+      raise raw.Unusable(picture.reason)
+    image = raw.read_file(os.path.join(self.root, picture.path))
+    captions = ()
+    if picture.captions:
+      text = os.path.join(self.root, picture.captions)
+      captions = raw.lines(
+          raw.read_file(text, raw.TEXT_BYTES), picture.captions
+      )
+    return Item(picture.id, image, picture.label, captions)
+
+
+@dataclasses.dataclass
+class Tree:
+  """What lies below a folder.
+
+  Attributes:
+    pictures: path -> path of its captions or '', sorted by path.
+    others: suffix -> the other files with it, '' for those without.
+    links: links left out, as they lead out of the source or are folders.
+  """
+
+  pictures: dict[str, str]
+  others: dict[str, list[str]]
+  links: int = 0
+
+
+def walk(root: str) -> Tree:
+  """Finds pictures and captions; opens none of them.
+
+  Raises:
+    UserError: a folder cannot be read.
+  """
+  tree = Tree({}, {})
+  home = os.path.realpath(root)
+  waiting = ['']
+  while waiting:
+    inside = waiting.pop()
+    names, captions = [], {}
+    for entry in _entries(root, inside):
+      path = os.path.join(inside, entry.name)
+      if entry.is_symlink() and not _stays(entry, home):
+        tree.links += 1
+      elif entry.is_dir():
+        waiting.append(path)
+      elif not entry.is_file():
+        continue  # a pipe or a device
+      elif conventions.is_picture(entry.name):
+        names.append(path)
+      elif entry.name.lower().endswith('.txt'):
+        captions[path[:-4]] = path
+      else:
+        suffix = os.path.splitext(entry.name)[1].lower()
+        tree.others.setdefault(suffix, []).append(path)
+    for path in names:
+      tree.pictures[path] = captions.get(os.path.splitext(path)[0], '')
+  tree.pictures = dict(sorted(tree.pictures.items()))
+  for paths in tree.others.values():
+    paths.sort()
+  return tree
+
+
+def _entries(root: str, inside: str) -> list[os.DirEntry]:
+  try:
+    with os.scandir(os.path.join(root, inside)) as found:
+      return [e for e in found if not conventions.is_hidden(e.name)]
+  except OSError as error:
+    raise UserError(
+        f'cannot read the folder {error.filename}: {error.strerror}'
+    ) from error
+
+
+def _stays(link: os.DirEntry, home: str) -> bool:
+  """Whether a link is to a file of the source; to a folder could be a loop."""
+  target = os.path.realpath(link.path)
+  return os.path.isfile(target) and target.startswith(home + os.sep)
+
+
+def recognise(root: str, tree: Tree, options: Options) -> Layout:
+  """The layout of a folder that has pictures.
+
+  Raises:
+    UserError: sub-folders may be splits or labels, or --classes is wrong.
+  """
+  splits = by_split(root, tree, options)
+  names = {p.label for pictures in splits.values() for p in pictures} - {''}
+  known = labels.Labels(tuple(sorted(names)))
+  if options.classes:
+    known = labels.from_file(options.classes)
+  return layout('folder', root, splits, known, tree.links, options)
+
+
+def by_split(
+    root: str, tree: Tree, options: Options
+) -> dict[str, list[Picture]]:
+  """Split -> its pictures, labels still by name."""
+  tops = {path.split(os.sep)[0] for path in tree.pictures if os.sep in path}
+  named = {top for top in tops if top.lower() in conventions.SPLITS}
+  others = sorted(tops - named)
+  loose = any(os.sep not in path for path in tree.pictures)
+  if not named or ((others or loose) and len(named) == 1):
+    # A train among cars and ships is a label.
+    return {options.split: _pictures('', tree.pictures)}
+  if others or loose:
+    what = f'the folder {others[0]!r}' if others else 'pictures'
+    raise UserError(
+        f'{root}: {", ".join(sorted(named))} look like splits, but {what} '
+        'beside them does not: name the folder of one split, with --split'
+    )
+  splits = {}
+  for top in sorted(named):
+    split = conventions.SPLITS[top.lower()]
+    if split in splits:
+      raise UserError(f'{root} has more than one folder for {split!r}: {top}')
+    inside = {
+        path: captions
+        for path, captions in tree.pictures.items()
+        if path.startswith(top + os.sep)
+    }
+    splits[split] = _pictures(top, inside)
+  return splits
+
+
+def _pictures(top: str, found: dict[str, str]) -> list[Picture]:
+  """Pictures with their id and label: what follows `top` in their paths."""
+  pictures = []
+  for path, captions in found.items():
+    id_ = path[len(top) + 1 :] if top else path
+    if raw.is_utf8(path):
+      label = labels.tidy(os.path.dirname(id_).replace(os.sep, '/'))
+      pictures.append(Picture(path, id_, label, captions))
+    else:
+      reason = 'name of a file: it is no UTF-8'
+      pictures.append(Picture(path, raw.shown(id_), '', '', reason))
+  return pictures
+
+
+def layout(
+    kind: str,
+    root: str,
+    splits: dict[str, list[Picture]],
+    known: labels.Labels,
+    links: int,
+    options: Options,
+) -> Layout:
+  """Parts of at most options.records pictures; one a class for ImageNet's."""
+  parts, told = {}, []
+  captioned = 0
+  for split, pictures in conventions.split_order(splits).items():
+    captioned += sum(bool(picture.captions) for picture in pictures)
+    groups = _groups(pictures, options.records)
+    parts[split] = [
+        FolderPart(key, root, tuple(_indexed(group, known)))
+        for key, group in groups
+    ]
+    told.append(f'{split} {len(pictures):,}')
+  return Layout(
+      kind,
+      parts,
+      known.names,
+      captioned > 0,
+      f'{kind} {root}: pictures {", ".join(told)}; '
+      f'{conventions.counted(len(known.names), "label")}; '
+      f'{conventions.counted(captioned, "file")} of captions'
+      + (f'; {links:,} links are left out' if links else ''),
+  )
+
+
+def _groups(
+    pictures: list[Picture], most: int
+) -> list[tuple[str, list[Picture]]]:
+  if all(WNID.fullmatch(str(p.label)) for p in pictures) and any(
+      os.path.dirname(p.id) for p in pictures
+  ):
+    groups: dict[str, list[Picture]] = {}
+    for picture in pictures:
+      groups.setdefault(str(picture.label), []).append(picture)
+    return sorted(groups.items())
+  return [
+      (f'{start // most:06d}', pictures[start : start + most])
+      for start in range(0, len(pictures), most)
+  ]
+
+
+def _indexed(
+    pictures: list[Picture], known: labels.Labels
+) -> Iterator[Picture]:
+  """Pictures with the indices of their labels."""
+  for picture in pictures:
+    try:
+      yield picture._replace(label=known.index(picture.label))
+    except raw.Unusable as error:
+      yield picture._replace(label=-1, reason=str(error))

@@ -1,0 +1,150 @@
+"""What a source is, found by looking at it."""
+
+import os
+import re
+
+from m3i_jax.errors import UserError
+from m3i_jax.prepare import (
+    conventions,
+    extracted,
+    folder,
+    imagenet,
+    rows,
+    tables,
+    tars,
+)
+from m3i_jax.prepare.folder import Tree
+from m3i_jax.prepare.items import Layout, Options
+
+_KNOWN = (
+    'a folder of pictures, ImageNet (tars, folders, Kaggle), a table (.csv '
+    '.tsv .jsonl .parquet), tars of webdataset or img2dataset (also '
+    'x-{000..042}.tar), tfds:NAME'
+)
+_PACKED = ('.zip', '.7z', '.rar', '.gz', '.bz2', '.xz', '.zst')
+
+
+def recognise(source: str, options: Options) -> Layout:
+  """The layout of whatever `source` is.
+
+  Args:
+    source: a path, a range of tars, or tfds:NAME.
+    options: the flags of the user.
+
+  Raises:
+    UserError: it is nothing that can be read, or something of it is missing.
+  """
+  if source.startswith('tfds:'):
+    return _tfds(source, options)
+  if conventions.is_address(source):
+    raise UserError(f'{source} is an address: copy it to this machine first')
+  members = tars.expand(source)
+  if members:
+    return tars.recognise(members, os.path.dirname(members[0]) or '.', options)
+  path = os.path.expanduser(source)
+  if os.path.isdir(path):
+    return _folder(os.path.normpath(path), options)
+  if os.path.isfile(path):
+    return _file(path, options)
+  raise UserError(f'no such file or folder: {source}; understood is {_KNOWN}')
+
+
+def _file(path: str, options: Options) -> Layout:
+  name = os.path.basename(path).lower()
+  root = os.path.dirname(path) or '.'
+  if tars.is_tar(name):
+    layout = imagenet.recognise_tars(path, options)
+    return layout or tars.recognise([path], root, options)
+  if name.endswith(rows.SUFFIXES):
+    return tables.recognise({options.split: [path]}, root, options)
+  if name.endswith(_PACKED):
+    raise UserError(f'{path} is packed: unpack it, then name its folder')
+  if conventions.is_picture(name):
+    raise UserError(f'{path} is one picture: name its folder')
+  raise UserError(f'{path} is not understood; understood is {_KNOWN}')
+
+
+def _folder(root: str, options: Options) -> Layout:
+  if _is_tfds(root):
+    return _tfds(root, options)
+  layout = imagenet.recognise_tars(root, options)
+  if layout:
+    return layout
+  root = extracted.home(root)
+  tree = folder.walk(root)
+  members = sorted(
+      path
+      for paths in tree.others.values()
+      for path in paths
+      if tars.is_tar(path)
+  )
+  found = _tables(tree)
+  if members and tree.pictures:
+    raise UserError(
+        f'{root} has pictures ({next(iter(tree.pictures))}) and tars '
+        f'({members[0]}): name the folder of one kind'
+    )
+  if members:
+    paths = [os.path.join(root, path) for path in members]
+    return tars.recognise(paths, root, options)
+  if found and (not tree.pictures or _is_metadata(found[0])):
+    return _of_tables(root, found, options)
+  if not tree.pictures:
+    raise UserError(f'{root}: {_seen(tree)}; understood is {_KNOWN}')
+  layout = extracted.recognise(root, tree, options)
+  return layout or folder.recognise(root, tree, options)
+
+
+def _tables(tree: Tree) -> list[str]:
+  """The tables of one suffix; Hugging Face's metadata file before others."""
+  for suffix in reversed(rows.SUFFIXES):  # bytes may be in Parquet only
+    paths = tree.others.get(suffix, [])
+    metadata = [path for path in paths if _is_metadata(path)]
+    if paths:
+      return metadata or paths
+  return []
+
+
+def _is_metadata(path: str) -> bool:
+  return os.path.splitext(os.path.basename(path))[0].lower() == 'metadata'
+
+
+def _of_tables(root: str, found: list[str], options: Options) -> Layout:
+  """Tables whose splits are told by their folders or names, if all are."""
+  splits: dict[str, list[str]] = {}
+  for path in found:
+    words = re.split(r'[^a-z]+', path.lower())
+    named = [conventions.SPLITS[w] for w in words if w in conventions.SPLITS]
+    split = named[0] if named else options.split
+    splits.setdefault(split, []).append(os.path.join(root, path))
+  return tables.recognise(splits, root, options)
+
+
+def _is_tfds(root: str) -> bool:
+  about = 'dataset_info.json'
+  if os.path.isfile(os.path.join(root, about)):
+    return True
+  return any(
+      re.fullmatch(r'\d+\.\d+\.\d+', name)
+      and os.path.isfile(os.path.join(root, name, about))
+      for name in os.listdir(root)
+  )
+
+
+def _seen(tree: Tree) -> str:
+  counts = [
+      f'{len(paths):,} {suffix or "without suffix"}'
+      for suffix, paths in sorted(
+          tree.others.items(), key=lambda item: (-len(item[1]), item[0])
+      )
+  ]
+  links = f', {tree.links:,} links that are not followed' if tree.links else ''
+  if not counts:
+    return f'no files seen{links}'
+  return f'no pictures; seen are files {", ".join(counts[:8])}{links}'
+
+
+def _tfds(source: str, options: Options) -> Layout:
+  from m3i_jax.prepare import tfds_names  # seconds to import: only if needed
+
+  return tfds_names.recognise(source, options)
