@@ -3,11 +3,15 @@
 30 epochs of 442 million pictures of 192 x 192, 40,000 a step: 427 M with a
 caption (LAION-400M, YFCC-15M, CC12M) and 15 M with a category (ImageNet-22k),
 section 4.1. A record has a caption, a label or both; it adds to the targets
-that it can. It takes 64 chips, v5p or larger (docs/plans.md). Name your data,
-and how many pictures they have:
+that it can, and the sources are drawn as their records are many. It takes 64
+chips, v5p or larger (docs/plans.md). Each source is a directory that
+m3i_jax.prepare has made, of the tars of img2dataset or of ImageNet:
 
   python -m m3i_jax.main --config=configs/internimage_h.py --workdir=W \
-    --config.data.source=DIR --config.total_steps=STEPS
+    --config.data.sources.laion400m.source=DIR \
+    --config.data.sources.yfcc15m.source=DIR \
+    --config.data.sources.cc12m.source=DIR \
+    --config.data.sources.imagenet22k.source=DIR
 """
 
 from m3i_jax import config, recipes
@@ -17,7 +21,14 @@ PICTURES, EPOCHS, BATCH = 442_000_000, 30, 40_000
 
 def get_config(arg: str = ''):
   c = recipes.imagenet_vitb(EPOCHS)
-  c.data.update(source='', label='label', text='caption', id='')
+  c.data.update(source='', label='label', text='text', id='')
+  captions = dict(source='', label='', text='text', id='id')
+  c.data.sources = dict(
+    laion400m=dict(captions),
+    yfcc15m=dict(captions),
+    cc12m=dict(captions),
+    imagenet22k=dict(source='', label='label', text='', id='id'),
+  )
   c.image_size = 192
   c.batch_size = BATCH
   c.total_steps = EPOCHS * PICTURES // BATCH

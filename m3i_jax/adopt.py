@@ -4,7 +4,6 @@ DATA is what config.data.source names, or a mixture: A*3,B*1 with weights, A,B
 by the number of records.
 """
 
-import pathlib
 import re
 
 from ml_collections import ConfigDict
@@ -70,7 +69,9 @@ def _parts(wanted: str) -> dict[str, tuple[str, float | None]]:
         f'--config.data={wanted}: say NAME, or NAME*WEIGHT,NAME*WEIGHT'
       )
     path = source.removeprefix('tfds:').partition(':')[0]
-    short = pathlib.PurePath(path).name or 'data'
+    # The last part of the path that is not the number of a version.
+    words = [w for w in re.split('/', path) if re.search(r'[^\d.]', w)]
+    short = re.sub(r'\W', '_', words[-1]) if words else 'data'
     while short in found:
       short += '_'
     found[short] = source, float(weight) if star else None

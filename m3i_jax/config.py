@@ -132,8 +132,8 @@ def debug(config: ConfigDict) -> None:
   )  # fmt: skip
   for name, one in data.sources.items():
     # What a source does not have, its stand-in has not either.
-    absent = {k: v for k, v in one.items() if v == '' or k == 'weight'}
-    data.sources[name] = dict(source='synthetic:64') | absent
+    absent = {k: one[k] for k in one if one[k] == '' or k == 'weight'}
+    data.sources[name] = absent | dict(source='synthetic:64')
   config.update(
     batch_size=16, total_steps=5, log_every=1, eval_every=0, image_size=32,
     accumulate=1, mesh=dict(replica=1, fsdp=-1, tensor=1),
@@ -146,7 +146,8 @@ def debug(config: ConfigDict) -> None:
     models.TINY['vit'],
     dict(width=32, depth=1, heads=2, hidden=64),
   )
-  of = next((f'{k}/' for k, v in data.sources.items() if v.get('label') != ''), '')
+  labelled = (k for k, v in data.sources.items() if v.get('label') != '')
+  of = next((f'{name}/' for name in labelled), '')
   config.panel.split = f'{of}test'
   config.evals = ConfigDict(dict(knn=dict(
     kind='knn', train=f'{of}train', test=f'{of}test', label='label', k=5

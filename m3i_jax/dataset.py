@@ -116,8 +116,6 @@ def ingredients(config: ConfigDict) -> dict[str, Ingredient]:
   if wrong := [name for name in found if '/' in name]:
     raise UserError(f'{where}: the name {wrong[0]!r} has a /: leave it out')
   weights = {name: one.weight for name, one in found.items()}
-  if any(w is not None and not w >= 0 for w in weights.values()):
-    raise UserError(f'{where}: the weights {weights} may not be negative')
   drawn = [w for w in weights.values() if w != 0]
   if None in drawn and set(drawn) != {None}:
     raise UserError(f'{where}: give each a weight or none, not {weights}')

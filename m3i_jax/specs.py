@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import numbers
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any, get_args, get_origin
 
 from m3i_jax.errors import UserError
@@ -13,6 +14,8 @@ TYPES = {
   int: (numbers.Integral, 'a whole number'),
   bool: (bool, 'True or False'),
   str: (str, 'a string'),
+  float | None: ((numbers.Real, NoneType), 'a number'),
+  str | None: ((str, NoneType), 'a string'),
 }
 # What a number may be, by the name of its field, whatever part has it.
 RULES = (
@@ -89,7 +92,7 @@ def _unlike(value, kind) -> str:
     told = {_unlike(x, get_args(kind)[0]) for x in value} - {''}
     return f'a tuple, each {told.pop()}' if told else ''
   accepted, told = TYPES.get(kind, (object, ''))
-  if isinstance(value, bool) and kind in (float, int):
+  if isinstance(value, bool) and kind in (float, int, float | None):
     return told
   return '' if isinstance(value, accepted) else told
 

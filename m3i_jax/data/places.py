@@ -15,12 +15,17 @@ _PICTURES = ('.jpg', '.jpeg', '.png', '.webp', '.tar', '.csv', '.jsonl',
              '.parquet')  # fmt: skip
 
 
+def tfds_home() -> epath.Path:
+  """Where TFDS keeps what it has built."""
+  home = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+  return epath.Path(home).expanduser()
+
+
 def directory(name: str) -> epath.Path:
   """The versioned TFDS directory that a name stands for."""
   if name.startswith('tfds:'):
-    home = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
     path, _, version = name.removeprefix('tfds:').partition(':')
-    place = epath.Path(home).expanduser() / path / version
+    place = tfds_home() / path / version
     advice = (
         f'run `tfds build {path} --file_format=array_record`, or let '
         'TFDS_DATA_DIR name the directory that has it'

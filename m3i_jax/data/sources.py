@@ -64,7 +64,7 @@ def open_source(
     raw = open_synthetic(name, split)
     features = synthetic.FEATURES
   else:
-    raw = _Tfds(places.directory(name), name, split)
+    raw = Encoded(places.directory(name), name, split)
     features = raw.features
   absent = {
       part: ''
@@ -99,8 +99,13 @@ def _check(raw: Any, features: Any, name: str, fields: Fields):
     )
 
 
-class _Tfds:
-  """A prepared TFDS directory, its pictures left encoded."""
+class Encoded:
+  """A split of a TFDS directory under its own field names, pictures encoded.
+
+  Attributes:
+    features: TFDS's feature by field.
+    names: the classes of each field of class labels.
+  """
 
   def __init__(self, directory: epath.Path, name: str, split: str):
     import tensorflow_datasets as tfds
