@@ -14,6 +14,7 @@ from typing import Any
 from absl import flags
 from etils import epath
 
+from m3i_jax.data import pictures
 from m3i_jax.errors import STOPPED, UserError
 from m3i_jax.prepare import crew, finish, holdout, manifest, writer
 from m3i_jax.prepare.items import Layout, Options
@@ -66,9 +67,10 @@ def options(values: Any) -> Options:
     **{field.name: values[field.name].value
        for field in dataclasses.fields(Options)}
   )
-  for name in ('records', 'max_pixels'):
-    if getattr(given, name) < 1:
-      raise UserError(f'--{name} must be at least 1')
+  if given.records < 1:
+    raise UserError('--records must be at least 1')
+  if not 1 <= given.max_pixels <= pictures.MAX_PIXELS:
+    raise UserError(f'--max_pixels must be 1 to {pictures.MAX_PIXELS}')
   if given.short_side < 0 or not 1 <= given.quality <= 100:
     raise UserError('--short_side is at least 0, --quality is 1 to 100')
   if not 0 <= given.max_bad <= 1:

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 
@@ -104,6 +105,7 @@ def _crew(job: Job, workers: int) -> Iterator[list[_Worker]]:
 def _serve(job: Job, pipe: connection.Connection) -> None:
   """Writes what it is sent, until the other end is gone."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command ends its workers
+  warnings.simplefilter('ignore')  # Pillow's, of pictures that are then bad
   with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
     while True:
       pipe.send(_answer(job, pipe.recv(), pipe))

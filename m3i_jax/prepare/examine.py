@@ -12,13 +12,7 @@ from m3i_jax.data import pictures
 from m3i_jax.prepare.items import Bad, Item, Options
 
 # Stored as found. Others become PNG: few programs read them.
-KEPT = {
-  'JPEG': 'JPEG',
-  'MPO': 'JPEG',  # of several pictures, and read as its first one
-  'PNG': 'PNG',
-  'WEBP': 'WEBP',
-  'GIF': 'GIF',
-}
+KEPT = ('JPEG', 'PNG', 'WEBP', 'GIF')
 LONGEST = 10_000  # characters of a caption that are kept
 # A record's line in hashes/*.npy.
 HASHES = np.dtype([('sha256', 'u1', 32), ('dhash', '<u8')])
@@ -67,7 +61,7 @@ def examine(item: Item, options: Options) -> Examined | Bad:
   captions = clean(item.captions)
   return Examined(
     dataclasses.replace(item, image=stored, captions=captions),
-    KEPT[encoding],
+    encoding,
     height,
     width,
     hashlib.sha256(stored).digest(),
@@ -107,9 +101,11 @@ def _shrunk(
   height, width = pixels.shape[:2]
   scale = options.short_side / min(height, width)
   size = (max(1, round(width * scale)), max(1, round(height * scale)))
-  image = Image.open(io.BytesIO(found))
+  image = pictures.open_picture(found)
   if image.format == 'PNG' and image.has_transparency_data:
-    image = ImageOps.exif_transpose(image.convert('RGBA'))
+    image = image.convert('RGBA')
+    if pictures.orientation(image) > 1:
+      image = ImageOps.exif_transpose(image)
     return _encoded(image.resize(size, Image.Resampling.BICUBIC), 'PNG'), 'PNG'
   image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
   settings = {'quality': options.quality, 'subsampling': 0}

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from m3i_jax.data import pictures
 from m3i_jax.prepare import examine
 from m3i_jax.prepare.items import Bad, Item, Options
+from tests.data import bad_pictures
 from tests.prepare import parts
 
 
@@ -88,14 +90,45 @@ def test_stripes_become_grey():
   assert np.abs(inner.astype(int) - 128).max() <= 4
 
 
-def test_alpha_stays_when_a_png_is_shrunk():
+def turned() -> bytes:
+  """EXIF data: to be turned to the right."""
+  exif = Image.Exif()
+  exif[0x112] = 6
+  return exif.tobytes()
+
+
+def test_alpha_stays_when_a_png_is_shrunk_and_it_is_upright():
   image = smooth(100, 80).convert('RGBA')
-  image.putalpha(Image.new('L', image.size, 77))
-  given = Item('a', stored(image, 'PNG'))
+  alpha = np.full((80, 100), 77, np.uint8)
+  alpha[:, :50] = 0
+  image.putalpha(Image.fromarray(alpha))
+  given = Item('a', stored(image, 'PNG', exif=turned()))
   found = examine.examine(given, Options(short_side=40))
   small = Image.open(io.BytesIO(found.item.image))
-  assert (small.format, small.mode, small.size) == ('PNG', 'RGBA', (50, 40))
-  assert set(np.unique(np.asarray(small)[..., 3])) == {77}
+  assert (small.format, small.mode, small.size) == ('PNG', 'RGBA', (40, 50))
+  assert 0x112 not in small.getexif()
+  shown = np.asarray(small)[..., 3]
+  assert not shown[:23].any()
+  assert (shown[27:] == 77).all()
+
+
+def test_what_is_shrunk_is_stored_upright():
+  given = Item('a', stored(smooth(400, 300), 'JPEG', exif=turned()))
+  found = examine.examine(given, Options(short_side=30))
+  assert (found.height, found.width) == (40, 30)
+  assert 0x112 not in Image.open(io.BytesIO(found.item.image)).getexif()
+
+
+BROKEN = bad_pictures.broken()
+
+
+@pytest.mark.parametrize('name', BROKEN)
+def test_every_broken_picture_is_bad_with_its_reason(name):
+  data, reason = BROKEN[name]
+  with warnings.catch_warnings(action='ignore'):  # Pillow's, of some
+    found = examine.examine(Item(name, data), Options(short_side=16))
+  assert isinstance(found, Bad)
+  assert found.reason.startswith(reason)
 
 
 def test_captions_are_cleaned():
