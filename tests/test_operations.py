@@ -83,7 +83,7 @@ def test_the_flags_exist():
     (ROOT / f'm3i_jax/{name}.py').read_text()
     for name in ('main', 'plan/__init__', 'doctor')
   )
-  for flag in flags - {'pid', 'shm', 'logdir', 'file_format'}:
+  for flag in flags - {'pid', 'shm', 'logdir', 'file_format', 'out'}:
     assert f"'{flag}'" in known, flag
 
 
