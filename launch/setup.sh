@@ -6,13 +6,18 @@
 #   launch/setup.sh cuda12           and jax[cuda12]; likewise cuda13, tpu
 #   launch/setup.sh plan             and libtpu beside it (700 MB), with which
 #                                    m3i_jax.plan compiles for TPUs on any Linux
+#   launch/setup.sh beam             and .venv/beam, with which m3i_jax.prepare
+#                                    runs on a cluster
+#   launch/setup.sh tensorflow       and .venv/tensorflow (1.8 GB), with which
+#                                    it builds data sets of the TFDS catalogue
 #   PYTHON=/path/python3 launch/setup.sh     with this Python
 set -euo pipefail
 case ${1-} in
   -h|--help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit ;;
-  ''|plan) accelerator= ;;
+  ''|plan|beam|tensorflow) accelerator= ;;
   cuda12|cuda13|tpu) accelerator=$1 ;;
-  *) echo "setup: unknown '$1': give cuda12, cuda13, tpu, plan or nothing" >&2
+  *) echo "setup: unknown '$1': give cuda12, cuda13, tpu, plan, beam," \
+    'tensorflow or nothing' >&2
     exit 2 ;;
 esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -56,11 +61,31 @@ print(next(r for r in needs if r.startswith("libtpu")).partition(";")[0])')
   printf '%s\n' "$wanted" >$place/installed.txt
 }
 
+# What would not go with the versions of the lock.
+install_venv() {
+  local place=.venv/$1 list=requirements-$1.txt
+  cmp -s "$list" "$place/installed.txt" && return
+  echo "setup: installing $list into $place"
+  .venv/bin/python -m venv --clear "$place"
+  .venv/bin/uv pip install -q --python "$place/bin/python" -r "$list" ||
+    "$place/bin/python" -m pip install -q -r "$list" ||
+    fail "could not install $list"
+  cp "$list" "$place/installed.txt"
+}
+
+# What the argument asks for beside .venv.
+install_beside() {
+  case $1 in
+    plan) install_libtpu ;;
+    beam|tensorflow) install_venv "$1" ;;
+  esac
+}
+
 stamp=.venv/installed.txt
 lists=$(cat requirements.txt requirements-test.txt requirements.lock)
 if .venv/bin/python -c '' 2>/dev/null; then
   if [[ -z $accelerator && -f $stamp && $lists == "$(cat "$stamp")" ]]; then
-    [[ ${1-} != plan ]] || install_libtpu
+    install_beside "${1-}"
     exit
   fi
 else
@@ -76,4 +101,4 @@ if ! install >.venv/setup.log 2>&1; then
   fail 'could not install: the lines above (.venv/setup.log) say why'
 fi
 printf '%s\n' "$lists" >"$stamp"
-[[ ${1-} != plan ]] || install_libtpu
+install_beside "${1-}"

@@ -10,6 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 launch/setup.sh
 launch/setup.sh plan || echo 'test: without libtpu no plans for TPUs are tried'
+launch/setup.sh beam || echo 'test: without Beam its pipeline is not tried'
 .venv/bin/ruff check --output-format=concise --quiet .
 # The tests of a file share what they compile, so they stay together.
 exec .venv/bin/python -m pytest -q -n auto --maxprocesses=4 --dist=loadfile "$@"
