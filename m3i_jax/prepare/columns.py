@@ -3,6 +3,7 @@
 import base64
 import binascii
 import dataclasses
+import functools
 import os
 import re
 from typing import Any
@@ -113,9 +114,12 @@ class Plan:
       )
     return path
 
+  @functools.cached_property
+  def _home(self) -> str:
+    return os.path.realpath(self.root).rstrip(os.sep) + os.sep
+
   def _inside(self, path: str) -> bool:
-    home = os.path.realpath(self.root).rstrip(os.sep) + os.sep
-    return os.path.realpath(path).startswith(home)
+    return os.path.realpath(path).startswith(self._home)
 
 
 def _decoded(value: str) -> bytes:

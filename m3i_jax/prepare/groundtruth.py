@@ -116,11 +116,11 @@ def _devkit(path: str, files: dict[str, bytes]) -> dict[str, str]:
   for name in (_META, _TRUTH):
     if name not in files:
       raise UserError(f'{path} has no data/{name}')
-  wnids = _wnids(files[_META])
+  synsets = wnids(files[_META])
   numbers = files[_TRUTH].split()
   try:
     found = {
-        f'ILSVRC2012_val_{i:08d}': wnids[int(number) - 1]
+        f'ILSVRC2012_val_{i:08d}': synsets[int(number) - 1]
         for i, number in enumerate(numbers, 1)
     }
   except (ValueError, IndexError) as error:
@@ -128,7 +128,7 @@ def _devkit(path: str, files: dict[str, bytes]) -> dict[str, str]:
   return found
 
 
-def _wnids(meta: bytes) -> list[str]:
+def wnids(meta: bytes) -> list[str]:
   """The wnids in a MATLAB 5 file, in the order of their ILSVRC2012_ID.
 
   Its one variable lists the synsets in that order; among its texts only the

@@ -29,7 +29,7 @@ def read_file(path: str, most: int = PICTURE_BYTES) -> bytes:
     if found.st_size > most:
       raise too_large(shown(path), found.st_size, most)
     with open(path, 'rb') as file:
-      return file.read(most)
+      return file.read(found.st_size)  # more is set aside before reading
   except FileNotFoundError as error:
     raise Unusable(f'missing file: {shown(path)}') from error
   except (OSError, ValueError) as error:

@@ -273,7 +273,7 @@ class Parquet:
             for i in range(max(first - number, 0), len(batch)):
               yield Mark(number + i, 0), batch.slice(i, 1).to_pylist()[0]
             number += len(batch)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UserError) as error:
       told = str(error).splitlines()[0]
       yield Mark(number, 0), raw.Unusable(
           f'Parquet cannot be read: {self.path} from row {number} on: {told}'

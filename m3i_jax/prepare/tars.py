@@ -1,6 +1,5 @@
 """Tars of webdataset and img2dataset: finding them, and what they hold."""
 
-import collections
 import contextlib
 import dataclasses
 import json
@@ -182,7 +181,7 @@ def _probe(
     paths: list[str], root: str, options: Options
 ) -> tuple[samples.Keys, list[str]]:
   """What the first records have: keys to read, and extensions left alone."""
-  extensions: collections.Counter = collections.Counter()
+  extensions: set[str] = set()
   values: dict[str, Any] = {}
   texts = tuple(filter(None, options.text.split(',')))
   wanted = samples.Keys(options.image, texts, options.label)
@@ -230,7 +229,7 @@ def _first(
 
 
 def _keys(
-    extensions: collections.Counter,
+    extensions: set[str],
     values: dict[str, Any],
     seen: str,
     wanted: samples.Keys,

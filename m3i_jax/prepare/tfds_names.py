@@ -65,8 +65,8 @@ class TfdsPart:
 
 
 @functools.lru_cache(maxsize=4)
-def _records(directory: str, split: str) -> sources._Tfds:
-  return sources._Tfds(epath.Path(directory), directory, split)
+def _records(directory: str, split: str) -> sources.Encoded:
+  return sources.Encoded(epath.Path(directory), directory, split)
 
 
 def recognise(source: str, options: Options) -> Layout:
@@ -165,7 +165,7 @@ def _build(source: str, options: Options):
   try:
     builder = tfds.builder(
         source.removeprefix('tfds:'),
-        data_dir=os.environ.get('TFDS_DATA_DIR'),
+        data_dir=str(places.tfds_home()),
         file_format='array_record',
     )
     builder.download_and_prepare(

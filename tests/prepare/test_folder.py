@@ -202,7 +202,11 @@ def test_classes_from_a_file_make_other_labels_bad(tmp_path):
 
 @pytest.mark.parametrize(
     ('text', 'told'),
-    [('', 'is empty'), ('a\nb\na\n', "has 'a' more than once"), (None, 'missing')],
+    [
+        ('', 'is empty'),
+        ('a\nb\na\n', "has 'a' more than once"),
+        (None, 'missing'),
+    ],
 )
 def test_a_file_of_classes_that_is_refused(tmp_path, text, told):
   making.tree(tmp_path / 'in', {'a/1.png': CAT})
