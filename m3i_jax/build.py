@@ -162,8 +162,11 @@ def build(
 
 
 def optimizer(config: ConfigDict) -> Optimizer:
-  """Table 7's optimizer."""
-  return make(Optimizer, config.optimizer, 'config.optimizer')
+  """The optimizer: Table 7's, or one of the transfer protocols'."""
+  made = make(Optimizer, config.optimizer, 'config.optimizer')
+  specs.one_of(made.kind, ('adamw', 'lars'), 'config.optimizer.kind')
+  specs.one_of(made.decay, ('cosine', 'linear'), 'config.optimizer.decay')
+  return made
 
 
 def crops(config: ConfigDict, letters: tuple[str, ...]) -> dict[str, Crop]:

@@ -264,7 +264,7 @@ def differences(old: Mapping, new: Mapping) -> list[str]:
         yield f'{prefix}{key}', value
 
   start = {k: v for k, v in flat(as_json(default())) if '.' not in k or (
-    k.split('.')[0] in ('mesh', 'guard', 'data', 'panel')
+    k.split('.')[0] in ('mesh', 'guard', 'data', 'panel', 'optimizer')
   )}  # fmt: skip
   old, new = start | dict(flat(old)), start | dict(flat(new))
   return [

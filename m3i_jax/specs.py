@@ -23,7 +23,9 @@ RULES = (
     'width', 'depth', 'heads', 'hidden', 'patch', 'out', 'count', 'block',
     'depth_uni', 'depth_multi', 'unroll', 'k',
   )),
-  ('more than 0', lambda x: x > 0, ('temperature', 'gamma', 'eps')),
+  ('more than 0', lambda x: x > 0, (
+    'temperature', 'gamma', 'eps', 'trust', 'layer_decay',
+  )),
   ('at least 0', lambda x: x >= 0, (
     'projector', 'cosine', 'weight', 'value', 'clip', 'learning_rate',
     'weight_decay',

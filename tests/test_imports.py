@@ -13,8 +13,9 @@ ROOT = pathlib.Path(m3i_jax.__file__).parents[1]
 ALLOWED = {'m3i_jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy'}
 CORE = [f'm3i_jax.{name}' for name in (
   'augment', 'balance', 'captions', 'decoders', 'distributions', 'errors',
-  'gradient', 'guard', 'inputs', 'monitors', 'objective', 'partition',
-  'positions', 'regularizers', 'representations', 'step', 'target', 'views',
+  'gradient', 'guard', 'inputs', 'layerwise', 'monitors', 'objective',
+  'partition', 'positions', 'regularizers', 'representations', 'step', 'target',
+  'views',
 )] + [
   f'm3i_jax.models.{module.name}'
   for module in pkgutil.iter_modules(m3i_jax.models.__path__)
