@@ -189,7 +189,7 @@ def test_sizes_are_positive(key):
 def test_a_run_needs_a_source_and_a_target():
   c = small.small_config()
   c.data.source = ''
-  with pytest.raises(UserError, match='config.data.source'):
+  with pytest.raises(UserError, match='no data: --config.data=DIR'):
     config.check(c, 1)
   c = small.small_config({})
   with pytest.raises(UserError, match='config.targets'):
