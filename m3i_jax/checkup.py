@@ -17,7 +17,6 @@ import time
 ROOT = pathlib.Path(__file__).parents[1]
 GIB = 2**30
 PROBE_SECONDS, SMOKE_SECONDS = 180, 1800
-READ = 32  # pictures of the data that are tried
 SPARE_DISK = 5 * GIB  # for what is not a checkpoint
 _DEVICES = """
 import json, sys
@@ -129,37 +128,6 @@ def host(workers: int) -> Finding:
     return Finding(
       'warn', f'{told}, less than 1 GiB in {shared} for config.data.workers',
       'docker run --shm-size=8g',
-    )  # fmt: skip
-  return Finding('ok', told)
-
-
-def data(config) -> Finding:
-  """Opens what the run and its evaluators read; tries some pictures."""
-  from m3i_jax import build, dataset
-  from m3i_jax.data import pictures
-
-  source = dataset.open_split(config, config.data.split)
-  dataset.check_splits(config, build.evaluators(config))
-  tried = min(READ, len(source))
-  indices = [i * len(source) // tried for i in range(tried)]
-  bad, begun = [], time.perf_counter()
-  for index in indices:
-    try:
-      record = source[index]
-      pictures.decode(record['image'])
-    except pictures.PictureError as error:
-      bad.append(f'{record["id"]} ({error})')
-  speed = tried / (time.perf_counter() - begun)
-  told = (
-    f'{config.data.source} {config.data.split}: {len(source):,} pictures, '
-    f'{len(source.classes):,} classes; {tried} tried, {speed:.0f} a '
-    'second in one thread'
-  )
-  if bad:
-    return Finding(
-      'warn' if len(bad) < tried / 4 else 'fail',
-      f'{told}; {len(bad)} cannot be read: {", ".join(bad[:3])}',
-      'mend them; a run takes others in their place and counts them',
     )  # fmt: skip
   return Finding('ok', told)
 

@@ -10,6 +10,10 @@ CPU where an accelerator was asked for, or seems to be here, is a failure. With
 names the disk. --nosmoke leaves the steps out. On a TPU slice of several hosts,
 run it on all at once.
 
+Of the data: missing and damaged files (--full reads all of every shard), some
+pictures of every source and split, captions that are cut. --page=FILE.html has
+pictures with labels and captions exactly as the model will see them.
+
 Exit codes: 0 nothing failed, 1 something did, 2 a mistake in the flags.
 """
 
@@ -24,12 +28,16 @@ CONFIG = 'configs/emoji.py'
 
 
 def examine(config, file: str, workdir: pathlib.Path, platform: str,
-            smoke: bool) -> bool:  # fmt: skip
+            smoke: bool, page: str = '', full: bool = False
+            ) -> bool:  # fmt: skip
   """Looks at everything, and prints it; whether nothing failed.
 
-  config: the run's, `file` where it comes from, FILE[:ARG].
+  config: the run's, `file` where it comes from, FILE[:ARG]. page, full: see
+  `checkup_data.Checkup`.
   """
   import jax
+
+  from m3i_jax.checkup_data import Checkup
 
   # The devices are left to the processes that this one starts.
   jax.config.update('jax_platforms', 'cpu')
@@ -39,9 +47,10 @@ def examine(config, file: str, workdir: pathlib.Path, platform: str,
     devices,
     looked_at('cache', checkup.cache),
     looked_at('host', lambda: checkup.host(config.data.workers)),
-    looked_at('data', lambda: checkup.data(config)),
-    looked_at('disk', lambda: checkup.disk(config, place)),
   ]
+  data = Checkup(config, workdir, full)
+  found += [looked_at(name, look) for name, look in data.looks(page)]
+  found.append(looked_at('disk', lambda: checkup.disk(config, place)))
   if smoke and devices.status == 'ok':
     found.append(looked_at(
       'smoke run', lambda: checkup.smoke(file, platform, devices.count, place)
@@ -75,6 +84,8 @@ def command() -> None:
   from m3i_jax import main
 
   flags.DEFINE_boolean('smoke', True, 'take 3 steps of the :debug variant')
+  flags.DEFINE_boolean('full', False, 'read all of every shard of the data')
+  flags.DEFINE_string('page', '', 'FILE.html, pictures as the model has them')
 
   def parse(argv: list[str]) -> list[str]:
     if '--help' in argv:
@@ -91,7 +102,7 @@ def command() -> None:
     file = file[-1].partition('=')[2] if file else CONFIG
     sound = examine(
       given.config, file, pathlib.Path(given.workdir), given.platform,
-      given.smoke,
+      given.smoke, given.page, given.full,
     )  # fmt: skip
     sys.exit(0 if sound else 1)
 

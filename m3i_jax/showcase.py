@@ -128,7 +128,7 @@ class Encoders:
             predicted=[_best(choices[target.of], p) for p in probabilities],
             component=c,
           )
-    return self._picture(sample, targets)
+    return seen(self.objective, sample, targets)
 
   def _answers(self, params, teachers: Teachers, running, batch):
     """The sample, and {target: {component: (z, zhat, cells)}}."""
@@ -228,22 +228,24 @@ class Encoders:
       found |= dict.fromkeys(source[index]['text'][:1])
     return list(found)
 
-  def _picture(self, sample: Sample, targets: dict) -> Panel:
-    x = sample.mixed
-    grid = round(x.mask.shape[-1] ** 0.5)
-    mixed = np.asarray(views.denormalize(x.image))
-    if self.objective.input.mask and self.objective.input.images == 1:
-      patch = self.objective.encoder.patch
-      shown = views.patches(mixed, patch)
-      shown = np.where(x.mask[..., None], shown, 0.86)
-      mixed = views.unpatches(shown, patch)
-    masked = bool(self.objective.input.mask)
-    return Panel(
-      views={name: np.asarray(v.image) for name, v in sample.views.items()},
-      mixed=mixed if masked else None,
-      mask=x.mask.reshape(-1, grid, grid) if masked else None,
-      targets=targets,
-    )
+
+def seen(objective: Objective, sample: Sample, targets: dict) -> Panel:
+  """The panel of a sample: its views, mask and mix as the encoder has them."""
+  x = sample.mixed
+  grid = round(x.mask.shape[-1] ** 0.5)
+  mixed = np.asarray(views.denormalize(x.image))
+  if objective.input.mask and objective.input.images == 1:
+    patch = objective.encoder.patch
+    shown = views.patches(mixed, patch)
+    shown = np.where(x.mask[..., None], shown, 0.86)
+    mixed = views.unpatches(shown, patch)
+  masked = bool(objective.input.mask)
+  return Panel(
+    views={name: np.asarray(v.image) for name, v in sample.views.items()},
+    mixed=mixed if masked else None,
+    mask=x.mask.reshape(-1, grid, grid) if masked else None,
+    targets=targets,
+  )
 
 
 def _neighbours(values, component: int):

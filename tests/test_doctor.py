@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import emoji
-from m3i_jax import checkup, dataset, doctor
+from m3i_jax import checkup, doctor
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -36,7 +36,8 @@ def test_a_sound_machine_takes_three_steps(tmp_path):
   assert done.returncode == 0, done.stdout + done.stderr
   found = lines(done)
   assert list(found) == [
-    'libraries', 'devices', 'cache', 'host', 'data', 'disk', 'smoke run'
+    'libraries', 'devices', 'cache', 'host', 'data', 'splits', 'text', 'disk',
+    'smoke run',
   ]  # fmt: skip
   assert all(x.startswith('ok') for x in found.values()), done.stdout
   assert '1 cpu (cpu)' in found['devices']
@@ -126,33 +127,6 @@ def test_room_for_checkpoints(monkeypatch, tmp_path, free, status):
   config.model.update(width=512, hidden=2048, depth=8, heads=8)
   found = checkup.disk(config, tmp_path)
   assert found.status == status, found.told
-
-
-class Broken:
-  """Eight pictures, of which some cannot be read."""
-
-  classes = ('a', 'b')
-
-  def __init__(self, bad):
-    self.bad = bad
-
-  def __len__(self):
-    return 8
-
-  def __getitem__(self, i):
-    image = b'no' if i in self.bad else np.zeros((2, 2, 3), np.uint8)
-    return {'image': image, 'id': f'p{i}'}
-
-
-@pytest.mark.parametrize(
-  ('bad', 'status'), [((), 'ok'), ((3,), 'warn'), ((3, 5), 'fail')]
-)
-def test_pictures_that_cannot_be_read(monkeypatch, bad, status):
-  monkeypatch.setattr(dataset, 'open_split', lambda *_: Broken(bad))
-  monkeypatch.setattr(dataset, 'check_splits', lambda *_: None)
-  found = checkup.data(emoji.get_config('debug'))
-  assert found.status == status and '8 pictures, 2 classes' in found.told
-  assert all(f'p{i} (' in found.told for i in bad)
 
 
 @pytest.mark.parametrize(

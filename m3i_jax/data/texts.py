@@ -1,6 +1,7 @@
 """Captions and their tags as tokens, and whether they fit."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -80,14 +81,14 @@ def scattered(length: int) -> Iterator[int]:
 
 
 def truncation(source: Source, text: Text) -> str:
-  """One line on the first records' captions that are cut; '' if none is.
+  """One line on the captions of some records that are cut; '' if none is.
 
   A caption counts with the longest tags that may come with it.
   """
   size = lambda words: len(text.tokenizer.pieces(words))
   most = text.max_tags if text.tags_probability else 0
   lengths = []
-  for index in range(min(len(source), _MEASURED)):
+  for index in itertools.islice(scattered(len(source)), _MEASURED):
     record = source[index]
     tags = sorted(record['tags'], key=size, reverse=True)[:most]
     lengths += [size(_tagged(words, tags)) for words in record['text']]
@@ -95,7 +96,7 @@ def truncation(source: Source, text: Text) -> str:
   if not long:
     return ''
   return (
-      f'{long:,} of the first {len(lengths):,} captions'
+      f'{long:,} of {len(lengths):,} captions that were looked at'
       f'{" with their longest tags" if most else ""} are longer than '
       f'config.data.text_length={text.length} and lose their end; '
       f'{max(lengths)} would fit all of these'

@@ -99,14 +99,8 @@ class Column(NamedTuple):
 
 def columns(panel: Panel) -> list[Column]:
   """What to draw, from left to right."""
-  found = [
-    _shown(f'view {name}', view) for name, view in sorted(panel.views.items())
-  ]
   mixes = is_mixed(panel)
-  if panel.mask is not None:
-    found.append(_mask(panel.mask, mixes))
-  if panel.mixed is not None:
-    found.append(_shown('input (mixed)' if mixes else 'input', panel.mixed))
+  found = inputs(panel, mixes)
   for name, target in panel.targets.items():
     if target['kind'] in _DRAWN:
       found += _asked_and_predicted(
@@ -116,6 +110,18 @@ def columns(panel: Panel) -> list[Column]:
       found.append(_list(name, target, mixes))
     else:
       raise ValueError(f'target {name!r}: no kind {target["kind"]!r}')
+  return found
+
+
+def inputs(panel: Panel, mixes: bool) -> list[Column]:
+  """The views, the mask and the input; `mixes`: of two images."""
+  found = [
+    _shown(f'view {name}', view) for name, view in sorted(panel.views.items())
+  ]
+  if panel.mask is not None:
+    found.append(_mask(panel.mask, mixes))
+  if panel.mixed is not None:
+    found.append(_shown('input (mixed)' if mixes else 'input', panel.mixed))
   return found
 
 

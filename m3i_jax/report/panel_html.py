@@ -57,25 +57,32 @@ def legend(panel: panel_lib.Panel) -> str:
 
 
 def _example(columns: Sequence[panel_lib.Column], at: int) -> str:
-  groups: dict[str, list[str]] = {}
+  groups: dict[str, list[panel_lib.Column]] = {}
+  for column in columns:
+    groups.setdefault(column.group, []).append(column)
+  parts = ''.join(group(*pair, at) for pair in groups.items())
+  return f'<article>{parts}</article>'
+
+
+def group(name: str, columns: Sequence[panel_lib.Column], at: int) -> str:
+  """The columns' entries `at` side by side, under a name."""
+  tiles = []
   for column in columns:
     inner = (
-      _picture(column.pictures[at], column.title)
+      picture(column.pictures[at], column.title)
       if column.pictures
       else _names(column.names[at], column.wraps)
     )
     wide = '' if column.pictures else ' class="wide"'
     note = f'<small>{html.escape(column.notes[at])}</small>'
-    groups.setdefault(column.group, []).append(
+    tiles.append(
       f'<figure{wide}><figcaption>{html.escape(column.title)}</figcaption>'
       f'{inner}{note}</figure>'
     )
-  parts = ''.join(
+  return (
     f'<div class="group"><h3>{html.escape(name)}</h3>'
     f'<div class="tiles">{"".join(tiles)}</div></div>'
-    for name, tiles in groups.items()
   )
-  return f'<article>{parts}</article>'
 
 
 def _names(
@@ -91,9 +98,10 @@ def _names(
   return f'<ol{" class=wraps" if wraps else ""}>{items}</ol>'
 
 
-def _picture(picture: np.ndarray, title: str) -> str:
+def picture(pixels: np.ndarray, title: str) -> str:
+  """uint8 [h, w, 3] inside the page."""
   out = io.BytesIO()
-  Image.fromarray(picture).save(out, 'PNG', optimize=True)
+  Image.fromarray(pixels).save(out, 'PNG', optimize=True)
   return image(out.getvalue(), title)
 
 

@@ -57,7 +57,7 @@ def test_the_warning_counts_and_names_the_length_that_fits(tokenizer):
   longest = size('large red cat')
   assert truncation(source, Text(tokenizer, longest)) == ''
   line = truncation(source, Text(tokenizer, longest - 1))
-  assert line.startswith('1 of the first 3 captions are longer than ')
+  assert line.startswith('1 of 3 captions that were looked at are longer than ')
   assert f'text_length={longest - 1} ' in line
   assert line.endswith(f'; {longest} would fit all of these')
   # The longest tags that may follow, and no more of them.
@@ -65,21 +65,24 @@ def test_the_warning_counts_and_names_the_length_that_fits(tokenizer):
   text = Text(tokenizer, tagged, .5, max_tags=2)
   assert truncation(source, text) == ''
   text = dataclasses.replace(text, length=size('cat: red cat, large') - 1)
-  assert '1 of the first 3 captions with their longest tags' in truncation(
-      source, text
-  )
+  assert 'looked at with their longest tags are' in truncation(source, text)
 
 
-def test_the_warning_looks_at_the_first_records_alone(tokenizer):
+def test_the_warning_looks_at_a_few_records_of_all(tokenizer):
   class Endless:
+    read = 0
+
     def __len__(self):
       return 10**9
 
     def __getitem__(self, i):
-      return {'text': ('cat',) if i < 2000 else ('large red cat',), 'tags': ()}
+      self.read += 1
+      return {'text': ('cat' if i < 10**9 / 2 else 'red cat',), 'tags': ()}
 
   text = Text(tokenizer, len(tokenizer.pieces('cat')))
-  assert truncation(Endless(), text) == ''
+  source = Endless()
+  assert truncation(source, text).startswith('1,000 of 2,000 captions')
+  assert source.read == 2000
 
 
 def test_captions_are_read_once_and_sorted():
