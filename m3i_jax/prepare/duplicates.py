@@ -22,6 +22,7 @@ from etils import epath
 
 from m3i_jax.errors import UserError
 from m3i_jax.prepare import manifest
+from m3i_jax.prepare.examine import HASHES
 
 FILE = 'duplicates.jsonl'
 BITS = 4
@@ -181,9 +182,19 @@ def _load(directories: Sequence[str]) -> tuple[list[Split], np.ndarray]:
       told = name if len(directories) == 1 else f'{directory}:{name}'
       splits.append(Split(place, told, split['shards'], split['records']))
       for shard in split['shards']:
-        with (place / shard['hashes']).open('rb') as file:
-          hashes.append(np.load(file, allow_pickle=False))
+        hashes.append(_hashes(place / shard['hashes'], shard['records']))
   return splits, np.concatenate(hashes)
+
+
+def _hashes(path: epath.Path, records: int) -> np.ndarray:
+  try:
+    with path.open('rb') as file:
+      found = np.load(file, allow_pickle=False)
+  except (OSError, ValueError) as error:
+    raise UserError(f'{path} cannot be read: {error}') from error
+  if found.dtype != HASHES or found.shape != (records,):
+    raise UserError(f'{path} is not what prepare wrote')
+  return found
 
 
 def _listed(

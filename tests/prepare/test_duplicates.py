@@ -133,3 +133,22 @@ def test_a_stopped_prepare_is_a_mistake(tmp_path):
   (tmp_path / '.unfinished').mkdir()
   with pytest.raises(UserError, match='prepare was stopped'):
     duplicates.report([str(tmp_path)], None)
+
+
+DAMAGES = ('missing', 'cut short', 'a pickle', 'other')
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_damaged_hashes_are_named(tmp_path, damage):
+  writing.write(parts.layout(train=[fixed('d', (3, 95), (7, 95))]), tmp_path)
+  path = tmp_path / 'hashes' / 'train-00000-of-00001.npy'
+  if damage == 'missing':
+    path.unlink()
+  elif damage == 'cut short':
+    path.write_bytes(path.read_bytes()[:-1])
+  elif damage == 'a pickle':
+    np.save(path, np.array([{}]), allow_pickle=True)
+  else:
+    np.save(path, np.zeros(2))
+  with pytest.raises(UserError, match='train-00000-of-00001.npy'):
+    duplicates.report([str(tmp_path)], None)
