@@ -72,11 +72,11 @@ class Plan:
     if not isinstance(values, dict):
       return place
     if self.id and values.get(self.id) not in (None, ''):
-      return str(values[self.id])
+      return raw.whole(str(values[self.id]))
     value = values.get(self.image)
     path = value.get('path') if isinstance(value, dict) else value
     if isinstance(path, str) and 0 < len(path) < 1000 and not _decoded(path):
-      return f'{place}:{path.strip()}'
+      return f'{place}:{raw.whole(path.strip())}'
     return place
 
   def picture(self, values: dict[str, Any]) -> tuple[str, bytes]:
@@ -105,7 +105,7 @@ class Plan:
     shown = value[:200]
     if conventions.is_address(value):
       raise raw.Unusable(f'address of the network: {shown}')
-    if re.search(r'[\x00-\x1f]', value):
+    if re.search(r'[\x00-\x1f\ud800-\udfff]', value):
       raise raw.Unusable(f'unsafe path: {shown!r}')
     path = os.path.normpath(os.path.join(self.root, value))
     if not self.absolute and (os.path.isabs(value) or not self._inside(path)):

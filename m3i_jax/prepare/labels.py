@@ -56,7 +56,7 @@ def tidy(value: Any) -> str:
     value = value.decode('utf-8', 'replace')
   if not isinstance(value, str | int | float):
     raise raw.Unusable(f'label is no name: of type {type(value).__name__}')
-  name = ' '.join(str(value).split())
+  name = ' '.join(raw.whole(str(value)).split())
   return name[:-2] if re.fullmatch(r'-?\d+\.0', name) else name
 
 
@@ -69,13 +69,13 @@ def from_file(path: str) -> Labels:
   try:
     names = raw.lines(raw.read_file(path), path)
   except raw.Unusable as error:
-    raise UserError(f'--classes: {error}') from error
+    raise UserError(f'--classes={path}: {error}') from error
   names = tuple(tidy(name) for name in names)
   if not names:
-    raise UserError(f'--classes: {path} is empty: write one name a line')
+    raise UserError(f'--classes={path} is empty: write one name a line')
   twice = [name for name, n in collections.Counter(names).items() if n > 1]
   if twice:
-    raise UserError(f'--classes: {path} has {twice[0]!r} more than once')
+    raise UserError(f'--classes={path} has {twice[0]!r} more than once')
   return Labels(names, numbered=True)
 
 

@@ -20,22 +20,22 @@ def read_file(path: str, most: int = PICTURE_BYTES) -> bytes:
   """A regular file's bytes.
 
   Raises:
-    Unusable: there is none, or it is larger than `most` bytes.
+    Unusable: there is none, or it is larger than `most` bytes. Folders are
+      not named: the same source says the same wherever it lies.
   """
+  name = shown(os.path.basename(path))
   try:
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
-      raise Unusable(f'no regular file: {shown(path)}')
+      raise Unusable(f'no regular file: {name}')
     if found.st_size > most:
-      raise too_large(shown(path), found.st_size, most)
+      raise too_large(name, found.st_size, most)
     with open(path, 'rb') as file:
       return file.read(found.st_size)  # more is set aside before reading
   except FileNotFoundError as error:
-    raise Unusable(f'missing file: {shown(path)}') from error
-  except (OSError, ValueError) as error:
-    if isinstance(error, Unusable):
-      raise
-    raise Unusable(f'unreadable file: {shown(path)} ({error})') from error
+    raise Unusable(f'missing file: {name}') from error
+  except OSError as error:
+    raise Unusable(f'unreadable file: {name} ({error.strerror})') from error
 
 
 def too_large(name: str, size: int, most: int) -> Unusable:
@@ -48,7 +48,7 @@ def too_large(name: str, size: int, most: int) -> Unusable:
 
 def shown(path: str) -> str:
   """A path on one line, also if its name is no UTF-8."""
-  text = os.fsencode(path).decode('utf-8', 'backslashreplace')
+  text = path.encode('utf-8', 'backslashreplace').decode()
   return re.sub(r'[\x00-\x1f\x7f]', '?', text)
 
 
@@ -59,6 +59,11 @@ def is_utf8(path: str) -> bool:
   except UnicodeEncodeError:
     return False
   return True
+
+
+def whole(text: str) -> str:
+  """A text without the halves of characters that JSON may have in it."""
+  return text.encode('utf-8', 'replace').decode()
 
 
 def lines(data: bytes, name: str) -> tuple[str, ...]:
@@ -93,7 +98,7 @@ def texts(value: Any, name: str) -> tuple[str, ...]:
     if isinstance(one, bytes):
       found += lines(one, name)
     elif isinstance(one, str):
-      found.append(one.strip())
+      found.append(whole(one).strip())
     else:
       kind = type(one).__name__
       raise Unusable(f'caption is no text: {name} is of type {kind}')

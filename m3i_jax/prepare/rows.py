@@ -19,7 +19,7 @@ from m3i_jax.prepare import raw
 SUFFIXES = ('.csv', '.tsv', '.jsonl', '.ndjson', '.parquet')
 _LINE = 2**20  # bytes of a line of CSV; longer ones are bad
 _JSON_LINE = 2**28  # with the picture inside
-_CHUNK = 64  # rows of Parquet in memory
+_PICTURES, _SMALL = 32, 2**12  # rows of Parquet in memory
 
 
 class Mark(NamedTuple):
@@ -59,7 +59,12 @@ class Csv:
   def rows(
       self, mark: Mark | None = None, columns: tuple[str, ...] = ()
   ) -> Iterator[Row]:
-    """The rows from a mark on; `columns` is for files that can skip others."""
+    """The rows from a mark on.
+
+    Args:
+      mark: of the first row; None for the beginning.
+      columns: those that are needed; others may be there, too.
+    """
     del columns
     delimiter, names, start = self._head
     number, place = mark or Mark(1, start)
@@ -75,12 +80,12 @@ class Csv:
           return
         except raw.Unusable as error:
           reader = csv.reader(lines, delimiter=delimiter)
-          yield mark, _at(error, self.path, number)
+          yield mark, _at(error, number)
           number += 1
           continue
         except csv.Error as error:
           yield mark, raw.Unusable(
-              f'row of a table: {self.path} row {number}: {error}'
+              f'row of a table: row {number}: {error}'
           )
           number += 1
           continue
@@ -90,8 +95,8 @@ class Csv:
           yield mark, dict(zip(names, values, strict=True))
         else:
           yield mark, raw.Unusable(
-              f'ragged row: {self.path} row {number} has {len(values)} '
-              f'columns, its header {len(names)}'
+              f'ragged row: row {number} has {len(values)} columns, its '
+              f'header {len(names)}'
           )
         number += 1
 
@@ -153,8 +158,8 @@ def _text(line: bytes) -> str:
     raise raw.Unusable('encoding of a table: {} is not UTF-8') from error
 
 
-def _at(error: raw.Unusable, path: str, number: int) -> raw.Unusable:
-  return raw.Unusable(str(error).format(f'{path} row {number}'))
+def _at(error: raw.Unusable, number: int) -> raw.Unusable:
+  return raw.Unusable(str(error).format(f'row {number}'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,14 +208,14 @@ class Jsonl:
     try:
       values = json.loads(_text(line).removeprefix('\ufeff'))
     except raw.Unusable as error:
-      return _at(error, self.path, number)
+      return _at(error, number)
     except (ValueError, RecursionError) as error:
       return raw.Unusable(
-          f'JSON cannot be read: {self.path} row {number} ({error})'
+          f'JSON cannot be read: row {number} ({error})'
       )
     if isinstance(values, dict):
       return values
-    return raw.Unusable(f'JSON is no object: {self.path} row {number}')
+    return raw.Unusable(f'JSON is no object: row {number}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +229,8 @@ class Parquet:
     import pyarrow.parquet as pq
 
     try:
-      return pq.ParquetFile(self.path, buffer_size=2**20)
+      # One page at a time; otherwise a whole group of rows is in memory.
+      return pq.ParquetFile(self.path, buffer_size=2**20, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
       told = str(error).splitlines()[0]
       raise UserError(
@@ -255,28 +261,31 @@ class Parquet:
   def rows(
       self, mark: Mark | None = None, columns: tuple[str, ...] = ()
   ) -> Iterator[Row]:
-    """As Csv.rows; of `columns`, or all. A mark's `place` is not used."""
+    """As Csv.rows. A mark's `place` is not used."""
     import pyarrow as pa
 
     first = mark.number if mark else 1
     number = 1
     try:
       with self._open() as file:
+        names = list(columns or file.schema_arrow.names)
+        kinds = [str(file.schema_arrow.field(name).type) for name in names]
+        binary = any('binary' in kind for kind in kinds)
         for group in range(file.metadata.num_row_groups):
           there = file.metadata.row_group(group).num_rows
           if number + there <= first:
             number += there
             continue
-          for batch in file.iter_batches(
-              _CHUNK, [group], list(columns) or None
-          ):
-            for i in range(max(first - number, 0), len(batch)):
-              yield Mark(number + i, 0), batch.slice(i, 1).to_pylist()[0]
+          size = _PICTURES if binary else _SMALL
+          for batch in file.iter_batches(size, [group], names):
+            start = max(first - number, 0)
+            for i, values in enumerate(batch[start:].to_pylist(), start):
+              yield Mark(number + i, 0), values
             number += len(batch)
     except (pa.ArrowException, OSError, UserError) as error:
-      told = str(error).splitlines()[0]
+      told = str(error.__cause__ or error).splitlines()[0]
       yield Mark(number, 0), raw.Unusable(
-          f'Parquet cannot be read: {self.path} from row {number} on: {told}'
+          f'Parquet cannot be read: from row {number} on: {told}'
       )
 
 

@@ -35,6 +35,11 @@ class TablePart:
     rest = (self.mark, self.size, self.split, self.plan)
     return raw.fingerprint([self.table.path], rest)
 
+  def knowing(self, known: labels.Labels) -> 'TablePart':
+    """The same with its classes."""
+    plan = dataclasses.replace(self.plan, known=known)
+    return dataclasses.replace(self, plan=plan)
+
   def __iter__(self) -> Iterator[Item | Bad]:
     left = self.size
     for mark, values in self.table.rows(self.mark, self.plan.columns):
@@ -84,12 +89,7 @@ def recognise(
         parts.setdefault(part.split, []).append(part)
   known = labels.found(names, every[0].path) if fixed is None else fixed
   parts = {
-      split: [
-          dataclasses.replace(
-              part, plan=dataclasses.replace(part.plan, known=known)
-          )
-          for part in inside
-      ]
+      split: [part.knowing(known) for part in inside]
       for split, inside in conventions.split_order(parts).items()
   }
   if not parts:
@@ -246,7 +246,7 @@ def _survey(
 
 def _progress(table: rows.Table, plan: Plan, name: str) -> Iterator[rows.Row]:
   """All rows, with a bar; no more of their columns than a first pass needs."""
-  needed = tuple(filter(None, (plan.label, plan.split))) or plan.columns
+  needed = tuple(filter(None, (plan.label, plan.split)))
   found = table.rows(columns=needed)
   return tqdm(found, name, unit=' rows', disable=None, leave=False)
 

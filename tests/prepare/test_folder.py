@@ -137,7 +137,7 @@ def test_a_pipe_is_not_opened(tmp_path):
   (tmp_path / 'a.png').unlink()
   os.mkfifo(tmp_path / 'a.png')
   assert making.bad(layout) == [
-      ('a.png', f'no regular file: {tmp_path}/a.png')
+      ('a.png', 'no regular file: a.png')
   ]  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def test_a_picture_that_went_away_is_bad(tmp_path):
   making.tree(tmp_path, {'a.png': CAT, 'b.png': DOG})
   layout = recognise(str(tmp_path), Options())
   (tmp_path / 'a.png').unlink()
-  assert making.bad(layout) == [('a.png', f'missing file: {tmp_path}/a.png')]
+  assert making.bad(layout) == [('a.png', 'missing file: a.png')]
   assert brief(making.items(layout)) == [('b.png', -1, ())]
 
 
@@ -154,7 +154,7 @@ def test_a_picture_of_gigabytes_is_not_read(tmp_path):
     file.truncate(2**28 + 1)  # a hole: no disk is used
   ((id_, reason),) = making.bad(recognise(str(tmp_path), Options()))
   assert id_ == 'a.png' and reason == (
-      f'too large: {tmp_path}/a.png has 256.0 MiB, 256 are allowed'
+      'too large: a.png has 256.0 MiB, 256 are allowed'
   )
 
 
@@ -165,7 +165,7 @@ def test_a_name_that_is_no_utf8_is_bad(tmp_path):
   layout = recognise(str(tmp_path), Options())
   assert brief(making.items(layout)) == [('a.png', -1, ())]
   assert making.bad(layout) == [
-      ('\\xff.png', 'name of a file: it is no UTF-8')
+      ('\\udcff.png', 'name of a file: it is no UTF-8')
   ]  # fmt: skip
 
 

@@ -85,7 +85,7 @@ def test_reading_needs_no_jax(tmp_path):
 
 def test_an_open_pipe_or_folder_is_no_picture(tmp_path):
   os.mkfifo(tmp_path / 'a')
-  for name in ('a', '.', 'b', 'c\0'):
+  for name in ('a', '.', 'b'):
     with pytest.raises(raw.Unusable):
       raw.read_file(str(tmp_path / name))
 
