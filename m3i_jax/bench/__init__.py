@@ -4,16 +4,19 @@
   python -m m3i_jax.bench monitors --config=configs/emoji.py
   python -m m3i_jax.bench checkpoint --config=configs/vitb.py --steps=5
   python -m m3i_jax.bench dcnv3 --batch=4 --offset_std=0.5
+  python -m m3i_jax.bench input --pictures=64 --rounds=5 --records=1000000
 
 `step` times the jitted train step on a synthetic batch, without data or
 checkpoints. `monitors` times it with and without the measurements of how
 targets spread, in turns, and tells their share. `checkpoint` times what a loop
 waits for its checkpoints. `dcnv3` times InternImage's
-operator, stage by stage, beside PyTorch where that is installed. The last line
-is JSON.
+operator, stage by stage, beside PyTorch where that is installed. `input` times
+how JPEGs become crops, beside Pillow alone and tf.data (of the Python that
+--tensorflow names), and the start of a large data set. The last line is JSON.
 """
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -24,11 +27,21 @@ from absl import flags
 
 from m3i_jax import build, config, flops, main, sharding, step
 from m3i_jax.bench import checkpoint, dcnv3
+from m3i_jax.bench import input as inputs
 from m3i_jax.program import Program
 
+TENSORFLOW = '.venv/tensorflow/bin/python'
 _STEPS = flags.DEFINE_integer('steps', 20, 'timed steps, after three more')
 _BATCH = flags.DEFINE_integer('batch', 4, 'pictures; of dcnv3 alone')
 _SPREAD = flags.DEFINE_float('offset_std', 0.5, 'cells; of dcnv3 alone')
+_PICTURES = flags.DEFINE_integer('pictures', 64, 'of input: JPEGs', 1)
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'of input: turns of each loader', 1)
+_RECORDS = flags.DEFINE_integer(
+  'records', 0, 'of input: in a data set whose start is timed; 0 for none', 0
+)
+_TENSORFLOW = flags.DEFINE_string(
+  'tensorflow', TENSORFLOW, "of input: a Python that has it; '' for none"
+)
 CLASSES, VOCABULARY = 1000, 8000  # of the synthetic batch
 
 
@@ -40,7 +53,7 @@ def parse(argv: list[str]) -> list[str]:
       'python -m m3i_jax.bench step --config=FILE'
     )
   rest = [arg for arg in argv if arg not in VERBS]
-  if 'dcnv3' not in argv:
+  if not {'dcnv3', 'input'} & set(argv):  # they need no config
     return main.parse([*rest, '--workdir='])
   try:
     return flags.FLAGS(rest)
@@ -198,11 +211,21 @@ def bench_operator(c) -> None:
   dcnv3.bench(_BATCH.value, _STEPS.value, _SPREAD.value)
 
 
+def bench_input(c) -> None:
+  """Measures how pictures become crops, which no config changes."""
+  del c
+  python = _TENSORFLOW.value
+  if python == TENSORFLOW and not os.path.exists(python):
+    python = ''
+  inputs.bench(_PICTURES.value, _ROUNDS.value, python, _RECORDS.value)
+
+
 VERBS = {
   'step': bench_step,
   'monitors': bench_monitors,
   'checkpoint': bench_saves,
   'dcnv3': bench_operator,
+  'input': bench_input,
 }
 
 

@@ -110,7 +110,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
       image = image.convert('RGBA')
       white = Image.new('RGBA', image.size, 'white')
       image = Image.alpha_composite(white, image)
-    image = image.convert('RGB')
+    if image.mode != 'RGB':  # or convert() would copy
+      image = image.convert('RGB')
     return image if turn is None else image.transpose(turn)
   except Exception as error:  # as above
     raise PictureError(f'unreadable: {error}') from error
