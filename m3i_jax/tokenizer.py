@@ -16,6 +16,7 @@ codes: 0, 2 a mistake that the printed line explains.
 
 import json
 import os
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -85,6 +86,7 @@ def trained(data: str, given: flags.FlagValues) -> Vocabulary:
   found = lines(data, most) if os.path.isfile(data) else texts.captions(
     source(data, given), most
   )  # fmt: skip
+  print(f'training on {len(found):,} texts', file=sys.stderr)
   try:
     return open_tokenizer(train_tokenizer(found, given.vocabulary))
   except UserError as error:

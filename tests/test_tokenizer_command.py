@@ -142,4 +142,6 @@ def test_the_command_itself(tmp_path):
   assert json.loads(done.stdout.splitlines()[-1])['texts'] == 2
   done = run('inspect', str(file), '--vocabulary=5')
   assert done.returncode == 2 and 'Traceback' not in done.stderr
-  assert done.stderr.startswith(f'm3i_jax: {file}: cannot train')
+  assert done.stderr.splitlines()[-1].startswith(
+    f'm3i_jax: {file}: cannot train'
+  )
