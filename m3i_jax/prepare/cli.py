@@ -118,6 +118,8 @@ def run(source: str, values: Any, write: Write) -> int:
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
   given = options(values)
   out = place(source, values.out)
+  if values.duplicates and '://' in out:
+    raise UserError('--duplicates reads records, from a local --out only')
   try:
     layout = recognise(source, given)
     print(f'prepare: {layout.told}', flush=True)
@@ -204,16 +206,15 @@ def _finished(
 @contextlib.contextmanager
 def _lock(target: epath.Path) -> Iterator[None]:
   """One command at a time writes a directory; what a killed one left goes."""
-  unfinished = target / writer.UNFINISHED
-  unfinished.mkdir(parents=True, exist_ok=True)
+  lock = writer.begin(target)
   if '://' in str(target):
     yield
     return
-  with open(unfinished / 'lock', 'w') as file:
+  with open(lock, 'w') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       raise UserError(f'another prepare is writing {target}') from error
-    for scratch in unfinished.glob('scratch-*'):
+    for scratch in lock.parent.glob('scratch-*'):
       shutil.rmtree(scratch, ignore_errors=True)
     yield

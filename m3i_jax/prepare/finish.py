@@ -55,12 +55,12 @@ def finish(job: Job, layout: Layout, tasks: list[Task]) -> dict[str, Any]:
 
 def forget(out: epath.Path) -> None:
   """Removes a data set that `prepare` made; one that was stopped may go on."""
-  unfinished = out / writer.UNFINISHED
-  if unfinished.exists() or not out.exists() or not any(out.iterdir()):
+  unfinished = (out / writer.UNFINISHED).exists()
+  if unfinished or not out.exists() or not any(out.iterdir()):
     return
   if manifest.read(out) is None:
     raise UserError(f'{out} was not made by prepare: nothing is removed there')
-  unfinished.mkdir()  # first: from here on it is none
+  writer.begin(out)  # first: from here on it is none
   for name in (INFO, manifest.FILE, QUARANTINE, *_REST):
     (out / name).unlink(missing_ok=True)
   _sweep(out, [])

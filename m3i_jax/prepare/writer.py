@@ -111,6 +111,18 @@ class Shard:
   counts: dict[str, dict[str, int]]
 
 
+def begin(out: epath.Path) -> epath.Path:
+  """Says in `out` that it is unfinished; a bucket keeps no empty folders.
+
+  Returns:
+    the file that says so.
+  """
+  (out / UNFINISHED).mkdir(parents=True, exist_ok=True)
+  lock = out / UNFINISHED / 'lock'
+  lock.write_text('')
+  return lock
+
+
 def tasks(layout: Layout) -> list[Task]:
   """All parts, in the order of the data set."""
   return [
