@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m3i_jax.data import crops, pictures
+from m3i_jax.data import crops, pictures, pipeline
 from m3i_jax.data.crops import Crop, cut, cut_all, sample_box
 from tests.data import odd_pictures
 
@@ -172,3 +172,30 @@ def test_turned_jpegs_keep_their_geometry(turn):
     for name in 'ab':
       error = fast[name]['image'].astype(int) - exact[name]['image']
       assert abs(error).max() <= 4 and abs(error.mean()) < .3
+
+
+@pytest.mark.slow
+def test_pixels_do_not_depend_on_threads_or_processes():
+  """Of encoded pictures of all kinds; of drawn ones see test_pipeline."""
+
+  class Odd:
+    classes, names = (), {}
+    files = [data for data, _, _ in odd_pictures.odd().values()]
+
+    def __len__(self):
+      return len(self.files)
+
+    def __getitem__(self, i):
+      return {'image': self.files[i], 'id': str(i)}
+
+  recipe = pipeline.Recipe({'a': Crop(32), 'b': Crop(16, (.3, 1.))})
+
+  def batches(threads, workers):
+    return list(pipeline.loader(
+        Odd(), recipe, seed=3, batch_size=40, start_step=0, stop_step=3,
+        threads=threads, workers=workers,
+    ))  # fmt: skip
+
+  want = batches(1, 0)
+  for threads, workers in ((3, 0), (1, 1), (2, 3), (1, 4)):
+    np.testing.assert_equal(batches(threads, workers), want)

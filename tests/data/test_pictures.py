@@ -77,6 +77,22 @@ def test_pillows_limit_and_its_warnings_play_no_part(monkeypatch):
   assert not heard
 
 
+def test_changed_bytes_raise_nothing_else(monkeypatch):
+  monkeypatch.setattr(pictures, 'MAX_PIXELS', 10**6)  # or some take long
+  rng = np.random.default_rng(0)
+  read = 0
+  for data, _, _ in ODD.values():
+    for length in (len(data), 200):  # anywhere, then in the head
+      changed = bytearray(data)
+      for at in rng.integers(0, min(length, len(data)), 3):
+        changed[at] = rng.integers(256)
+      try:
+        read += decode(bytes(changed)).shape[2] == 3
+      except PictureError:
+        pass
+  assert 0 < read < 2 * len(ODD)
+
+
 def test_threads_decode_alike():
   many = [data for data, _, _ in ODD.values()] * 4
   with concurrent.futures.ThreadPoolExecutor(8) as pool:
