@@ -57,11 +57,13 @@ def sample(
   rng = functools.partial(_rng, seed, position)
   for offset in range(MAX_REPLACEMENTS):
     index = order.beside(first, offset)
-    record = source[index]
+    name = f'record {index}'
     try:
+      record = source[index]
+      name = record['id']
       row = cut_all(record['image'], recipe.crops, rng)
     except PictureError as error:
-      quarantine.add(record['id'], str(error))
+      quarantine.add(name, str(error))
       continue
     if recipe.label:
       row['label'] = np.int32(record['label'])
@@ -70,7 +72,7 @@ def sample(
     return row | {'record': np.int32(index), 'replaced': np.bool_(offset > 0)}
   raise UserError(
       f'{MAX_REPLACEMENTS} pictures in a row cannot be read, the last is '
-      f'{record["id"]!r}: check the data set'
+      f'{name!r}: check the data set'
   )
 
 
@@ -104,8 +106,7 @@ def loader(
     quarantine: where pictures that cannot be read are listed.
   """
   if threads is None:
-    decoded = isinstance(source[0]['image'], np.ndarray)
-    threads = 1 if decoded else min(os.cpu_count() or 1, 16)
+    threads = 1 if _decoded(source) else min(os.cpu_count() or 1, 16)
   rows = np.arange(batch_size)[local]
   chunks = np.array_split(rows, -(-len(rows) // _CHUNK))
 
@@ -130,6 +131,13 @@ def loader(
     pieces = pieces.mp_prefetch(grain.MultiprocessingOptions(workers))
   join = functools.partial(_combine, np.concatenate)
   return iter(pieces.batch(len(chunks), batch_fn=join))
+
+
+def _decoded(source: Source) -> bool:
+  try:
+    return isinstance(source[0]['image'], np.ndarray)
+  except PictureError:
+    return False
 
 
 def _rng(seed: int, position: int, stream: str) -> np.random.Generator:

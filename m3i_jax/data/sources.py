@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
-import numpy as np
 from etils import epath
 
 from m3i_jax.data import places, synthetic
@@ -92,7 +91,7 @@ def _check(raw: Any, features: Any, name: str, fields: Fields):
           f'data set {name!r} has no field {field!r} ({part}): '
           f'it has {", ".join(sorted(features))}'
       )
-  if fields.label and not isinstance(raw[0][fields.label], int | np.integer):
+  if fields.label and fields.label not in raw.names:
     raise UserError(
         f'field {fields.label!r} of data set {name!r} is no class label: '
         f'{", ".join(raw.names) or "no field"} would be'
@@ -105,6 +104,8 @@ class Encoded:
   Attributes:
     features: TFDS's feature by field.
     names: the classes of each field of class labels.
+  Raises:
+    PictureError: a record that cannot be read, when it is asked for.
   """
 
   def __init__(self, directory: epath.Path, name: str, split: str):
@@ -144,7 +145,12 @@ class Encoded:
     return len(self._records)
 
   def __getitem__(self, i: int) -> Record:
-    record = self._records[i]
+    try:
+      record = self._records[i]
+    except IndexError:
+      raise
+    except Exception as error:  # of a damaged shard it raises many kinds
+      raise PictureError(f'unreadable record: {error}') from error
     for field in self._texts:
       texts = _strings(record[field])
       single = isinstance(record[field], bytes)

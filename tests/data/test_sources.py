@@ -1,14 +1,17 @@
 """Opening data sets, naming their fields."""
 
 import pickle
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from m3i_jax.data import places, sources
-from m3i_jax.data.pictures import decode
+from m3i_jax.data import pipeline, places, sources
+from m3i_jax.data.crops import Crop
+from m3i_jax.data.mixture import order_of
+from m3i_jax.data.pictures import PictureError, decode
 from m3i_jax.data.sources import Fields, open_source
 from m3i_jax.errors import UserError
 
@@ -147,3 +150,26 @@ def test_tensorflow_stays_out():
       ' stop_step=1)); sys.exit("tensorflow" in sys.modules)'
   )
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+def test_a_damaged_shard_costs_its_records_alone(tmp_path):
+  shutil.copytree(places.EMOJI64 / '1.0.0', tmp_path / '1.0.0')
+  (shard,) = (tmp_path / '1.0.0').glob('*-train.*')
+  data = bytearray(shard.read_bytes())
+  data[1_000_000:1_000_100] = bytes(100)
+  shard.write_bytes(data)
+  source = open_source(str(tmp_path), 'train', EMOJI)
+  whole = open_source('emoji64', 'train', EMOJI)
+  bad = []
+  for i in range(len(source)):
+    try:
+      np.testing.assert_array_equal(source[i]['image'], whole[i]['image'])
+    except PictureError as error:
+      assert 'unreadable record' in str(error)
+      bad.append(i)
+  assert 1 <= len(bad) < 100
+  crops = {'a': Crop(8)}
+  order = order_of(source, 0)
+  position = next(p for p in range(len(source)) if order[p] == bad[0])
+  row = pipeline.sample(source, 0, position, pipeline.Recipe(crops))
+  assert row['replaced'] and row['record'] not in bad
