@@ -58,6 +58,8 @@ class Member:
     """Why it must not be believed; '' for an honest file or folder."""
     if self.kind not in ('file', 'folder'):
       return self.kind
+    if not self.name and self.kind == 'file':
+      return 'no name'
     if self.name.startswith(('/', '\\')) or re.match('[A-Za-z]:', self.name):
       return 'absolute path'
     if '..' in re.split(r'[/\\]', self.name):

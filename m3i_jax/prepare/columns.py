@@ -40,7 +40,9 @@ class Plan:
   texts: tuple[str, ...] = ()
   id: str = ''
   split: str = ''
-  known: labels.Labels = labels.Labels()
+  known: labels.Labels = dataclasses.field(
+      default=labels.Labels(), repr=False
+  )
   absolute: bool = False
   usual: str = 'train'
 

@@ -1,6 +1,10 @@
 """The names by which a source is understood without being told."""
 
 import os
+import re
+from collections.abc import Mapping
+
+from m3i_jax.errors import UserError
 
 PICTURES = (
     'jpg', 'jpeg', 'jpe', 'jfif', 'png', 'webp', 'gif', 'bmp', 'tif', 'tiff',
@@ -29,6 +33,7 @@ SPLITS = {
     'test': 'test',
     'testing': 'test',
 }
+_SPLIT = re.compile(rf'(?:^|[^a-z])({"|".join(SPLITS)})(?![a-z])', re.I)
 PROBE = 1000  # records looked at before a source is refused
 
 _REMOTE = ('http://', 'https://', 's3://', 'gs://', 'ftp://')
@@ -55,6 +60,38 @@ def split_order(splits: dict) -> dict:
   usual = ('train', 'validation', 'test')
   first = {name: splits[name] for name in usual if name in splits}
   return first | {name: splits[name] for name in sorted(splits)}
+
+
+def splits_by_name(
+    names: Mapping[str, str], usual: str
+) -> dict[str, list[str]]:
+  """Files by the words for splits in their names, such as 'val'.
+
+  Args:
+    names: path -> name, as it is in the source.
+    usual: the split if no name has such a word.
+
+  Raises:
+    UserError: some have one and others have none.
+  """
+  splits: dict[str, list[str]] = {}
+  for path, name in names.items():
+    match = _SPLIT.search(name)
+    split = SPLITS[match[1].lower()] if match else ''
+    splits.setdefault(split, []).append(path)
+  bare = splits.pop('', [])
+  if bare and splits:
+    raise UserError(
+        f'some files are named by a split ({", ".join(sorted(splits))}) and '
+        f'{bare[0]} is not: name those of one split, or a folder of them, with '
+        '--split'
+    )
+  return splits or {usual: bare}
+
+
+def listed(flag: str) -> tuple[str, ...]:
+  """The names in a flag, with commas between."""
+  return tuple(name.strip() for name in flag.split(',') if name.strip())
 
 
 def counted(number: int, what: str) -> str:

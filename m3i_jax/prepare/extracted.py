@@ -43,7 +43,7 @@ def recognise(root: str, tree: Tree, options: Options) -> Layout | None:
   known = labels.Labels(tuple(sorted(names)))
   if options.classes:
     known = labels.from_file(options.classes)
-  return folder.layout('imagenet', root, splits, known, tree.links, options)
+  return folder.layout('imagenet', root, splits, known, tree, options)
 
 
 def _labelled(

@@ -73,32 +73,34 @@ class Tree:
   Attributes:
     pictures: path -> path of its captions or '', sorted by path.
     others: suffix -> the other files with it, '' for those without.
-    links: links left out, as they lead out of the source or are folders.
+    links: those left out, as they lead out of the source or to a folder.
   """
 
   pictures: dict[str, str]
   others: dict[str, list[str]]
-  links: int = 0
+  links: list[str] = dataclasses.field(default_factory=list)
 
 
-def walk(root: str) -> Tree:
+def walk(root: str, follow: bool = False) -> Tree:
   """Finds pictures and captions; opens none of them.
 
-  Raises:
-    UserError: a folder cannot be read.
+  Args:
+    root: the folder.
+    follow: links may lead out of it, and to folders.
   """
   tree = Tree({}, {})
   home = os.path.realpath(root)
-  waiting = ['']
+  waiting = [('', (home,))]  # with the true places of the folders above
   while waiting:
-    inside = waiting.pop()
+    inside, above = waiting.pop()
     names, captions = [], {}
-    for entry in _entries(root, inside):
+    for entry in _entries(os.path.join(root, inside)):
       path = os.path.join(inside, entry.name)
-      if entry.is_symlink() and not _stays(entry, home):
-        tree.links += 1
+      place = os.path.realpath(entry.path) if entry.is_symlink() else ''
+      if place and not _is_followed(place, home, above, follow):
+        tree.links.append(path)
       elif entry.is_dir():
-        waiting.append(path)
+        waiting.append((path, (*above, place) if place else above))
       elif not entry.is_file():
         continue  # a pipe or a device
       elif conventions.is_picture(entry.name):
@@ -116,20 +118,18 @@ def walk(root: str) -> Tree:
   return tree
 
 
-def _entries(root: str, inside: str) -> list[os.DirEntry]:
-  try:
-    with os.scandir(os.path.join(root, inside)) as found:
-      return [e for e in found if not conventions.is_hidden(e.name)]
-  except OSError as error:
-    raise UserError(
-        f'cannot read the folder {error.filename}: {error.strerror}'
-    ) from error
+def _entries(path: str) -> list[os.DirEntry]:
+  with os.scandir(path) as found:
+    return [entry for entry in found if not conventions.is_hidden(entry.name)]
 
 
-def _stays(link: os.DirEntry, home: str) -> bool:
-  """Whether a link is to a file of the source; to a folder could be a loop."""
-  target = os.path.realpath(link.path)
-  return os.path.isfile(target) and target.startswith(home + os.sep)
+def _is_followed(
+    place: str, home: str, above: tuple[str, ...], follow: bool
+) -> bool:
+  """Whether a link's target is read: a file of the source, or no loop."""
+  if follow:
+    return os.path.exists(place) and place not in above
+  return os.path.isfile(place) and place.startswith(home + os.sep)
 
 
 def recognise(root: str, tree: Tree, options: Options) -> Layout:
@@ -143,13 +143,19 @@ def recognise(root: str, tree: Tree, options: Options) -> Layout:
   known = labels.Labels(tuple(sorted(names)))
   if options.classes:
     known = labels.from_file(options.classes)
-  return layout('folder', root, splits, known, tree.links, options)
+  return layout('folder', root, splits, known, tree, options)
 
 
 def by_split(
     root: str, tree: Tree, options: Options
 ) -> dict[str, list[Picture]]:
-  """Split -> its pictures, labels still by name."""
+  """Split -> its pictures, labels still by name; UserError as `recognise`."""
+  for link in tree.links:
+    if link.lower() in conventions.SPLITS:
+      raise UserError(
+          f'{os.path.join(root, link)} is a link to another folder: it is '
+          'followed with --absolute'
+      )
   tops = {path.split(os.sep)[0] for path in tree.pictures if os.sep in path}
   named = {top for top in tops if top.lower() in conventions.SPLITS}
   others = sorted(tops - named)
@@ -196,12 +202,13 @@ def layout(
     root: str,
     splits: dict[str, list[Picture]],
     known: labels.Labels,
-    links: int,
+    tree: Tree,
     options: Options,
 ) -> Layout:
   """Parts of at most options.records pictures; one a class for ImageNet's."""
   parts, told = {}, []
   captioned = 0
+  links = conventions.counted(len(tree.links), 'link')
   for split, pictures in conventions.split_order(splits).items():
     captioned += sum(bool(picture.captions) for picture in pictures)
     groups = _groups(pictures, options.records)
@@ -218,7 +225,7 @@ def layout(
       f'{kind} {root}: pictures {", ".join(told)}; '
       f'{conventions.counted(len(known.names), "label")}; '
       f'{conventions.counted(captioned, "file")} of captions'
-      + (f'; {links:,} links are left out' if links else ''),
+      + (f'; {links} left out (--absolute follows them)' if tree.links else ''),
   )
 
 

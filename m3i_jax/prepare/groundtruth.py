@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import zlib
+from collections.abc import Callable
 
 from m3i_jax.errors import UserError
 from m3i_jax.prepare import archive, raw
@@ -37,7 +38,7 @@ def find(
     ):
       path = os.path.join(place, where)
       if os.path.exists(path):
-        return _checked(path, read(path), names)
+        return _checked(path, _read(path, read), names)
   known = _shipped()
   truth = {name: known.get(_stem(name), '') for name in names}
   found = set(truth.values())
@@ -48,6 +49,17 @@ def find(
       f'.tar.gz (2,568,145 bytes, from image-net.org) or {_KAGGLE} (of Kaggle) '
       'there, or move the pictures into folders of their classes'
   )
+
+
+def _read(
+    path: str, read: Callable[[str], dict[str, str]]
+) -> dict[str, str]:
+  try:
+    return read(path)
+  except UserError:
+    raise
+  except (ValueError, csv.Error, zlib.error) as error:
+    raise UserError(f'{path} is damaged ({error}): copy it again') from error
 
 
 def _checked(
@@ -91,14 +103,11 @@ def _boxes(path: str) -> dict[str, str]:
 
 def _devkit_tar(path: str) -> dict[str, str]:
   found = {}
-  try:
-    with archive.open_tar(path) as file:
-      for member in archive.members(file):
-        name = os.path.basename(member.name)
-        if name in (_META, _TRUTH) and member.size < raw.PICTURE_BYTES:
-          found[name] = archive.read(file, member)
-  except archive.Broken as error:
-    raise UserError(f'{path}: {error}: copy it again') from error
+  with archive.open_tar(path) as file:
+    for member in archive.members(file):
+      name = os.path.basename(member.name)
+      if name in (_META, _TRUTH) and member.size < raw.PICTURE_BYTES:
+        found[name] = archive.read(file, member)
   return _devkit(path, found)
 
 

@@ -214,6 +214,9 @@ def _layout(
   known = labels.Labels(tuple(sorted(wnids)))
   if options.classes:
     known = labels.from_file(options.classes)
+  unknown = sorted(wnids - set(known.names))
+  if unknown:
+    raise UserError(f'--classes={options.classes} lacks {unknown[0]} of {root}')
   train: list[Part] = [
       ClassPart(wnid, path, start, length, known.index(wnid))
       for wnid, path, start, length in classes

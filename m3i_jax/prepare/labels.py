@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import hashlib
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -23,6 +24,12 @@ class Labels:
   @functools.cached_property
   def _indices(self) -> dict[str, int]:
     return {name: i for i, name in enumerate(self.names)}
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """Another one for other names."""
+    told = repr((self.names, self.numbered))
+    return hashlib.sha256(told.encode()).hexdigest()
 
   def __getstate__(self):  # the indices are made again where they are used
     return {'names': self.names, 'numbered': self.numbered}

@@ -34,6 +34,15 @@ def recognise(source: str, options: Options) -> Layout:
   Raises:
     UserError: it is nothing that can be read, or something of it is missing.
   """
+  try:
+    return _recognise(source, options)
+  except OSError as error:
+    told = error.strerror or type(error).__name__
+    where = error.filename or source
+    raise UserError(f'cannot read {where}: {told}') from error
+
+
+def _recognise(source: str, options: Options) -> Layout:
   if source.startswith('tfds:'):
     return _tfds(source, options)
   if conventions.is_address(source):
@@ -56,7 +65,7 @@ def _file(path: str, options: Options) -> Layout:
     layout = imagenet.recognise_tars(path, options)
     return layout or tars.recognise([path], root, options)
   if name.endswith(rows.SUFFIXES):
-    return tables.recognise({options.split: [path]}, root, options)
+    return _of_tables(root, [os.path.basename(path)], options)
   if name.endswith(_PACKED):
     raise UserError(f'{path} is packed: unpack it, then name its folder')
   if conventions.is_picture(name):
@@ -71,7 +80,7 @@ def _folder(root: str, options: Options) -> Layout:
   if layout:
     return layout
   root = extracted.home(root)
-  tree = folder.walk(root)
+  tree = folder.walk(root, options.absolute)
   members = sorted(
       path
       for paths in tree.others.values()
@@ -110,13 +119,8 @@ def _is_metadata(path: str) -> bool:
 
 
 def _of_tables(root: str, found: list[str], options: Options) -> Layout:
-  """Tables whose splits are told by their folders or names, if all are."""
-  splits: dict[str, list[str]] = {}
-  for path in found:
-    words = re.split(r'[^a-z]+', path.lower())
-    named = [conventions.SPLITS[w] for w in words if w in conventions.SPLITS]
-    split = named[0] if named else options.split
-    splits.setdefault(split, []).append(os.path.join(root, path))
+  names = {os.path.join(root, path): path for path in found}
+  splits = conventions.splits_by_name(names, options.split)
   return tables.recognise(splits, root, options)
 
 
@@ -138,7 +142,8 @@ def _seen(tree: Tree) -> str:
           tree.others.items(), key=lambda item: (-len(item[1]), item[0])
       )
   ]
-  links = f', {tree.links:,} links that are not followed' if tree.links else ''
+  links = conventions.counted(len(tree.links), 'link')
+  links = f', {links} not followed without --absolute' if tree.links else ''
   if not counts:
     return f'no files seen{links}'
   return f'no pictures; seen are files {", ".join(counts[:8])}{links}'

@@ -231,7 +231,7 @@ class Parquet:
     try:
       # One page at a time; otherwise a whole group of rows is in memory.
       return pq.ParquetFile(self.path, buffer_size=2**20, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
       told = str(error).splitlines()[0]
       raise UserError(
           f'{self.path} is no whole Parquet file: {told}'
@@ -282,7 +282,7 @@ class Parquet:
             for i, values in enumerate(batch[start:].to_pylist(), start):
               yield Mark(number + i, 0), values
             number += len(batch)
-    except (pa.ArrowException, OSError, UserError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
       told = str(error.__cause__ or error).splitlines()[0]
       yield Mark(number, 0), raw.Unusable(
           f'Parquet cannot be read: from row {number} on: {told}'

@@ -33,7 +33,7 @@ class TablePart:
   def fingerprint(self) -> str:
     """Of the table; pictures that it names are not looked at."""
     rest = (self.mark, self.size, self.split, self.plan)
-    return raw.fingerprint([self.table.path], rest)
+    return raw.fingerprint([self.table.path], rest, self.plan.known.digest)
 
   def knowing(self, known: labels.Labels) -> 'TablePart':
     """The same with its classes."""
@@ -140,7 +140,8 @@ def _plan(every: Sequence[rows.Table], options: Options) -> Plan:
         f'of {", ".join(conventions.IMAGE)}, or --image=COLUMN'
         + (f'; {_download(urls)}' if urls else '')
     )
-  texts = [choose(name, (), 'text') for name in options.text.split(',') if name]
+  listed = conventions.listed(options.text)
+  texts = [choose(name, (), 'text') for name in listed]
   plan = Plan(
       os.path.dirname(every[0].path) or '.',
       image,

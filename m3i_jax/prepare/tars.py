@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -16,9 +16,6 @@ from m3i_jax.prepare.items import Bad, Item, Layout, Options
 
 SUFFIXES = ('.tar', '.tar.gz', '.tgz')
 _BRACES = re.compile(r'\{(\d+)\.\.(\d+)\}')
-_SPLIT = re.compile(
-    rf'(?:^|[^a-z])({"|".join(conventions.SPLITS)})(?![a-z])', re.IGNORECASE
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +30,7 @@ class TarPart:
 
   @property
   def fingerprint(self) -> str:
-    return raw.fingerprint([self.path], self.keys, self.known)
+    return raw.fingerprint([self.path], self.keys, self.known.digest)
 
   def __iter__(self) -> Iterator[Item | Bad]:
     for sample in read(self.path, self.keys.limit):
@@ -48,7 +45,9 @@ class TarPart:
         yield Bad(id_, str(error))
 
 
-def read(path: str, limit) -> Iterator[samples.Sample | Bad]:
+def read(
+    path: str, limit: Callable[[str], int]
+) -> Iterator[samples.Sample | Bad]:
   """samples.read of a tar by its path."""
   try:
     file = archive.open_tar(path)
@@ -110,7 +109,7 @@ def recognise(paths: list[str], root: str, options: Options) -> Layout:
   names = {path: _name(path, root) for path in paths}
   if len(set(names.values())) < len(names):  # a.tar beside a.tar.gz
     names = {path: os.path.relpath(path, root) for path in paths}
-  splits = _splits(names, options)
+  splits = conventions.splits_by_name(names, options.split)
   keys, ignored = _probe(paths, root, options)
   counts: dict[str, int] = {}
   known = labels.Labels()
@@ -118,10 +117,10 @@ def recognise(paths: list[str], root: str, options: Options) -> Layout:
     known = labels.from_file(options.classes)
   elif keys.label:
     known, counts = _survey(paths, keys, root)
+  plan = (keys, known)
   parts = {
       split: [
-          TarPart(path=path, key=names[path], keys=keys, known=known,
-                  size=counts.get(path) or _told(path))
+          TarPart(names[path], path, counts.get(path) or _told(path), *plan)
           for path in inside
       ]
       for split, inside in conventions.split_order(splits).items()
@@ -146,28 +145,6 @@ def _name(path: str, root: str) -> str:
   return raw.shown(re.sub(r'(?i)\.(tar|tar\.gz|tgz)$', '', name))
 
 
-def _splits(names: dict[str, str], options: Options) -> dict[str, list[str]]:
-  """By folders or words such as 'val' in the names, if all have one."""
-  splits: dict[str, list[str]] = {}
-  bare = ''
-  for path, name in names.items():
-    match = _SPLIT.search(name)
-    bare = bare or ('' if match else name)
-    split = conventions.SPLITS[match[1].lower()] if match else ''
-    splits.setdefault(split, []).append(path)
-  if len(splits) > 1 and bare:
-    raise UserError(
-        f'some tars are named by a split ({", ".join(sorted(splits)[1:])}) and '
-        f'{bare!r} is not: name those of one split, such as DIR/x-{{000..042}}'
-        '.tar, with --split'
-    )
-  if len(splits) == 1:
-    ((split, paths),) = splits.items()
-    unnamed = not split or options.split != Options.split
-    splits = {options.split if unnamed else split: paths}
-  return splits
-
-
 def _told(path: str) -> int:
   """How many pictures img2dataset says that it has put into a tar."""
   with contextlib.suppress(OSError, ValueError, RecursionError):
@@ -183,8 +160,9 @@ def _probe(
   """What the first records have: keys to read, and extensions left alone."""
   extensions: set[str] = set()
   values: dict[str, Any] = {}
-  texts = tuple(filter(None, options.text.split(',')))
-  wanted = samples.Keys(options.image, texts, options.label)
+  wanted = samples.Keys(
+      options.image, conventions.listed(options.text), options.label
+  )
   reason, number, pictures = 'there are no members', 0, 0
   for sample in _first(paths, wanted):
     number += 1

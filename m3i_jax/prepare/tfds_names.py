@@ -81,7 +81,7 @@ def recognise(source: str, options: Options) -> Layout:
     _build(source, options)
   told = describe(source)
   fields = told.fields
-  texts = tuple(filter(None, options.text.split(','))) or (fields.text,)
+  texts = conventions.listed(options.text) or (fields.text,)
   part = TfdsPart(
       os.fspath(places.directory(source)),
       '',

@@ -130,6 +130,12 @@ def test_a_column_that_was_asked_for_and_is_not_there(tmp_path, flag):
     _layout(tmp_path, 't.csv', GOOD, **{flag: 'x'})
 
 
+def test_tables_of_which_some_are_named_by_a_split(tmp_path):
+  making.tree(tmp_path, {'a.csv': 'path\na\n', 'test.csv': 'path\na\n'})
+  with pytest.raises(UserError, match=r'by a split \(test\) and .*a\.csv is'):
+    recognise(str(tmp_path), Options())
+
+
 def test_tables_of_a_folder_that_differ(tmp_path):
   making.tree(tmp_path, {'a.csv': 'path,label\na,b\n', 'b.csv': 'path\na\n'})
   with pytest.raises(UserError, match=r"b\.csv has no column 'label', as"):

@@ -126,7 +126,31 @@ def test_links_that_lead_out_are_left_out_and_counted(tmp_path):
   assert brief(making.items(layout)) == [
       ('cat/a.png', 0, ()), ('cat/b.png', 0, ())
   ]  # fmt: skip
-  assert layout.told.endswith('; 4 links are left out')
+  assert layout.told.endswith('; 4 links left out (--absolute follows them)')
+
+
+def test_links_are_followed_where_that_is_allowed_but_no_loops(tmp_path):
+  making.tree(tmp_path / 'out', {'cat/a.png': CAT, 'b.png': DOG})
+  root = making.tree(tmp_path / 'in', {'owl/c.png': OWL})
+  (root / 'cat').symlink_to(tmp_path / 'out/cat')
+  (root / 'owl/b.png').symlink_to(tmp_path / 'out/b.png')
+  (root / 'owl/loop').symlink_to(root)
+  (tmp_path / 'out/cat/back').symlink_to(root / 'owl')
+  (tmp_path / 'out/cat/none.png').symlink_to(root / 'nothing')
+  layout = recognise(str(root), Options(absolute=True))
+  assert [item.id for item in making.items(layout)] == [
+      'cat/a.png', 'cat/back/b.png', 'cat/back/c.png', 'owl/b.png', 'owl/c.png'
+  ]  # fmt: skip
+  assert '; 3 links left out' in layout.told
+
+
+def test_a_link_in_the_place_of_a_split_is_refused(tmp_path):
+  making.tree(tmp_path, {'out/a.png': CAT, 'in/val/b.png': DOG})
+  (tmp_path / 'in/train').symlink_to(tmp_path / 'out')
+  with pytest.raises(UserError, match='in/train is a link to another folder'):
+    recognise(str(tmp_path / 'in'), Options())
+  layout = recognise(str(tmp_path / 'in'), Options(absolute=True))
+  assert list(layout.splits) == ['train', 'validation']
 
 
 def test_a_pipe_is_not_opened(tmp_path):

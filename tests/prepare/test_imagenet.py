@@ -229,7 +229,7 @@ def test_a_devkit_that_is_not_whole(tmp_path, lacking):
   with pytest.raises(UserError, match=f'has no data/.*{lacking}'):
     recognise(str(root), Options())
   path.write_bytes(making.tar(_devkit(), 'w:gz')[:100])
-  with pytest.raises(UserError, match='devkit_t12.tar.gz: cut short'):
+  with pytest.raises(UserError, match=r'tar.gz is damaged \(cut short'):
     recognise(str(root), Options())
 
 
@@ -249,6 +249,20 @@ def test_wnids_of_a_matlab_file():
     file.seek(0)
     scipy.io.savemat(file, {'synsets': synsets}, do_compression=packed)
     assert groundtruth.wnids(file.getvalue()) == list(WNIDS)
+
+
+@pytest.mark.parametrize('content', [b'\xff\0', b'"' + bytes(200_000)])
+def test_a_list_of_labels_that_is_damaged(tmp_path, content):
+  making.tree(_kaggle(tmp_path), {'LOC_val_solution.csv': content})
+  with pytest.raises(UserError, match='LOC_val_solution.csv is damaged'):
+    recognise(str(tmp_path), Options())
+
+
+def test_a_file_of_classes_that_lacks_one(tmp_path):
+  making.tree(tmp_path, {'names': f'{FISH}\n{CUP}\n'})
+  root = making.tree(tmp_path / 'tars', _class_tars())
+  with pytest.raises(UserError, match=f'--classes=.*names lacks {DOG} of'):
+    recognise(str(root), Options(classes=str(tmp_path / 'names')))
 
 
 def test_damage_within_a_tar_of_a_class(tmp_path):

@@ -217,6 +217,11 @@ def test_only_the_needed_columns_of_parquet_are_read(tmp_path, monkeypatch):
   assert seen[-1][1] == {'columns': ('label',)}
 
 
+def test_a_table_that_is_named_by_its_split(tmp_path):
+  layout = _layout(tmp_path, 'my-val.csv', 'path\nowl.webp\n')
+  assert list(layout.splits) == ['validation']
+
+
 def test_a_folder_of_tables(tmp_path):
   for i, split in enumerate(['train', 'train', 'test']):
     _parquet(tmp_path / f'{split}-{i:05d}-of-00003.parquet', {'image': [CAT]})

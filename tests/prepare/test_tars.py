@@ -140,7 +140,7 @@ def test_splits_by_the_names_of_tars(tmp_path):
   layout = recognise(str(tmp_path), Options())
   assert list(layout.splits) == ['train', 'validation']
   making.tree(tmp_path, {'in-extra-000.tar': one})
-  with pytest.raises(UserError, match="'in-extra-000' is not"):
+  with pytest.raises(UserError, match='in-extra-000.tar is not'):
     recognise(str(tmp_path), Options())
 
 
