@@ -19,7 +19,7 @@ from m3i_jax.errors import UserError
 TRIED = 32  # pictures of each split
 SHOWN = 8  # on the page, an even number
 MEASURED = 2000  # captions
-TRAINED = 20_000  # captions and tags, of the tokenizer that stands for a run's
+TRAINED = 5000  # captions and tags, of the tokenizer that stands for a run's
 _NAMED = 3  # of what is wrong
 _CALLED = {'label': 'label', 'text': 'caption'}
 _READ = 256  # records at a time
@@ -119,7 +119,7 @@ class Checkup:
   def text(self) -> Finding:
     """How many captions are cut."""
     source = dataset.open_split(self.config, self.config.data.split)
-    words, origin = self.words(source)
+    words, origin = self.words
     length = self.config.data.text_length
     said = texts.as_they_come(source, MEASURED)
     if not said:
@@ -137,16 +137,18 @@ class Checkup:
       )
     return Finding('ok', told)
 
-  def words(self, source: sources.Source) -> tuple[Vocabulary, str]:
+  @functools.cached_property
+  def words(self) -> tuple[Vocabulary, str]:
     """The tokenizer of the run, or one like it, and where it is from."""
-    named = self.config.data.tokenizer
-    for file in (pathlib.Path(named), self.workdir / 'tokenizer.model'):
+    data, kept = self.config.data, self.workdir / 'tokenizer.model'
+    for file in (pathlib.Path(data.tokenizer), kept):
       if file.is_file():
         return tokenizer.open_tokenizer(file.read_bytes()), f'of {file}'
-      if named:
-        raise UserError(f'config.data.tokenizer={named} does not exist')
+      if data.tokenizer:
+        raise UserError(f'config.data.tokenizer={file} does not exist')
+    source = dataset.open_split(self.config, data.split)
     found = texts.captions(source, TRAINED)
-    model = tokenizer.train_tokenizer(found, self.config.data.vocabulary)
+    model = tokenizer.train_tokenizer(found, data.vocabulary)
     return tokenizer.open_tokenizer(model), (
       f'trained on {len(found):,} captions and tags'
     )
@@ -159,7 +161,7 @@ class Checkup:
 
     config = self.config
     source = dataset.open_split(config, config.data.split)
-    words = self.words(source)[0] if config.data.text else None
+    words = self.words[0] if config.data.text else None
     objective = build.build(
       config, len(source.classes), words.vocab_size if words else 0,
       weights.describe(config.teacher) if config.teacher else None,

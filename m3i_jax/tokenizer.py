@@ -28,7 +28,7 @@ from m3i_jax.data.tokenizer import open_tokenizer, train_tokenizer
 from m3i_jax.data.vocabulary import Vocabulary
 from m3i_jax.errors import UserError
 
-TRAINED, MEASURED = 1_000_000, 100_000  # texts
+TRAINED, MEASURED = 1_000_000, 20_000  # texts
 _USAGE = 'say: train DATA --out=FILE, inspect TOKENIZER DATA, or inspect DATA'
 
 

@@ -89,17 +89,17 @@ def test_a_field_that_nobody_has(given):
 
 
 def test_how_many_captions_are_cut(given, tmp_path):
-  checkup = given(Some(text=('a b c', 'a b c d e f g h i j')))
-  words = tokenizer.train_tokenizer(['a b c d e f g h i j'], 290)
+  short, long = 'a b c', 'a b c d e f g h i j'
+  checkup = given(Some(text=(short, long)))
+  words = tokenizer.train_tokenizer([long], 290)
   (tmp_path / 'tokenizer.model').write_bytes(words)
   checkup.workdir = tmp_path
-  sizes = [len(tokenizer.Tokenizer(words).pieces(x)) for x in Some(
-    text=('a b c', 'a b c d e f g h i j'))[0]['text']]  # fmt: skip
-  for length, told in ((sizes[1], '0.0% of 16'), (sizes[1] - 1, '50.0% of 16')):
+  most = len(tokenizer.Tokenizer(words).pieces(long))
+  for length, told in ((most, '0.0% of 16'), (most - 1, '50.0% of 16')):
     checkup.config.data.text_length = length
     found = checkup.text()
-    assert told in found.told and f'has {sizes[1]} pieces' in found.told
-    assert found.status == ('ok' if length == sizes[1] else 'warn')
+    assert told in found.told and f'has {most} pieces' in found.told
+    assert found.status == ('ok' if length == most else 'warn')
     assert f'of {tmp_path}/tokenizer.model' in found.told
 
 

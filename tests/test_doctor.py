@@ -61,8 +61,11 @@ def test_a_silent_fallback_is_a_failure(tmp_path):
   (tmp_path / 'nvidia-smi').write_text('#!/bin/sh\n')
   (tmp_path / 'nvidia-smi').chmod(0o755)
   path = f'{tmp_path}:{os.environ["PATH"]}'
-  done = command('--nosmoke', PATH=path, JAX_PLATFORMS='')
+  page = tmp_path / 'page.html'
+  flags = ('--nosmoke', '--full', f'--page={page}')
+  done = command(*flags, PATH=path, JAX_PLATFORMS='')
   assert done.returncode == 1
+  assert lines(done)['page'].startswith('ok') and page.exists()
   assert 'nvidia-smi is here, and yet JAX runs on the CPU' in (
     lines(done)['devices']
   )
