@@ -25,6 +25,7 @@ class _Worker:
   process: multiprocessing.Process
   pipe: connection.Connection
   task: Task | None = None
+  records: int = 0  # of the task, at its last word
 
 
 def write_all(
@@ -53,6 +54,7 @@ def write_all(
 
 def _next(worker: _Worker, waiting: collections.deque[Task]) -> None:
   worker.task = waiting.popleft() if waiting else None
+  worker.records = 0
   if worker.task:
     with contextlib.suppress(BrokenPipeError):  # told by reading
       worker.pipe.send(worker.task)
@@ -68,14 +70,17 @@ def _heard(worker: _Worker, told: Told) -> bool:
     code = worker.process.exitcode
     how = f'was killed by signal {-code}' if code and code < 0 else 'ended'
     advice = '; is there too little memory? --workers=N takes less'
+    first, last = worker.records + 1, worker.records + writer.TELL
     raise Lost(
-      f'the process that wrote {name} {how}{advice if code == -9 else ""}: '
-      'what is finished is kept, the same command goes on'
+      f'the process that wrote {name} {how} at one of its records {first} to '
+      f'{last}{advice if code == -9 else ""}: what is finished is kept, the '
+      'same command goes on'
     ) from None
   if kind == 'mistake':
     raise UserError(*content)
   if kind == 'failed':
     raise Lost(f'{name} cannot be written: {content[0]}')
+  worker.records = content[0]
   told(worker.task, *content)
   return content[-1]
 

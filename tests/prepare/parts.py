@@ -52,8 +52,10 @@ class Deadly(Drawn):
   """Kills the process that reads it, as a lack of memory would."""
 
   def __iter__(self) -> Iterator[Item | Bad]:
-    os.kill(os.getpid(), signal.SIGKILL)
-    yield from ()
+    for i, record in enumerate(super().__iter__(), 1):
+      if i == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+      yield record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,7 @@ def drawn(delay: float = 0.0) -> Layout:
 NAMED = {
   'drawn': drawn,
   'slow': lambda: drawn(0.1),
-  'deadly': lambda: layout(train=[Drawn('0', 20), Deadly('1', 5)]),
+  'deadly': lambda: layout(train=[Drawn('0', 20), Deadly('1', 40)]),
   'wrong': lambda: layout(train=[Drawn('0', 20), Wrong('1', 5)]),
   'broken': lambda: layout(train=[Broken('0', 3000)]),
 }

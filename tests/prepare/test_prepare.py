@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 import tensorflow_datasets as tfds
 
 from m3i_jax.errors import UserError
 from m3i_jax.prepare import cli, finish, writer
-from m3i_jax.prepare.items import Bad, Item
+from m3i_jax.prepare.items import Bad, Item, Options
 from m3i_jax.prepare.progress import Progress, TooManyBad
-from tests.prepare import parts, writing
+from tests.prepare import making, parts, writing
 
 
 def start(name: str, out, *flags: str) -> subprocess.Popen:
@@ -139,7 +140,7 @@ def test_a_lost_process_is_named(tmp_path):
   assert code == 1
   assert error.startswith(
     "prepare: the process that wrote part '1' of split 'train' was killed by "
-    'signal 9; is there too little memory?'
+    'signal 9 at one of its records 17 to 32; is there too little memory?'
   )
   assert not (tmp_path / 'dataset_info.json').exists()
 
@@ -264,3 +265,58 @@ def test_the_bar_takes_unknown_parts_as_average():
       progress.told(task, records, 0, '', True)
       totals.append(progress.total)
   assert totals == [30 + 2 * 30 + 10, 80 + 40 + 10, 140 + 10, 150]
+
+
+def flag_values(**given):
+  values = {
+    field.name: types.SimpleNamespace(value=field.default)
+    for field in dataclasses.fields(Options)
+  }
+  return values | {
+    name: types.SimpleNamespace(value=value) for name, value in given.items()
+  }
+
+
+def test_flags_are_options():
+  assert cli.options(flag_values()) == Options()
+  assert cli.options(flag_values(text='a,b')) == Options(text='a,b')
+
+
+MISTAKES = {
+  'records': [0, -1],
+  'max_pixels': [0, 178_956_971],
+  'short_side': [-1],
+  'quality': [0, 101],
+  'max_bad': [-0.1, 1.1],
+}
+
+
+@pytest.mark.parametrize(
+  'name, value', [(name, v) for name, of in MISTAKES.items() for v in of]
+)
+def test_values_without_sense_are_refused(name, value):
+  with pytest.raises(UserError, match=f'--{name}'):
+    cli.options(flag_values(**{name: value}))
+
+
+def test_the_command_itself(tmp_path):
+  """The real one, with dashes in its flags, on a folder."""
+  folder = making.tree(
+    tmp_path / 'in', {f'dog/{i}.png': parts.picture(i) for i in range(20)}
+  )
+  line = [sys.executable, '-m', 'm3i_jax.prepare', str(folder)]
+  line += ['--out', str(tmp_path / 'out'), '--short-side', '8', '--workers=1']
+  done = subprocess.run(
+    [*line, '--holdout=0.3', '--duplicates'],
+    capture_output=True, text=True, timeout=120,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  assert lines[0].startswith('prepare: folder ')
+  assert lines[-2] == f'prepare: use it with --config.data={tmp_path / "out"}'
+  assert lines[-1] == 'duplicates: none'
+  manifest = json.loads((tmp_path / 'out' / 'manifest.json').read_text())
+  assert manifest['options']['short_side'] == 8
+  sizes = [split['short_side']['max'] for split in manifest['splits'].values()]
+  records = [split['records'] for split in manifest['splits'].values()]
+  assert (sizes, sum(records)) == ([8, 8], 20)
