@@ -28,7 +28,7 @@ _HELP = {
   'id': 'column or key of the name of a record',
   'split': 'name of the split, where the source has only one',
   'classes': 'file with the class names, one a line',
-  'absolute': 'let paths in a table be absolute, or lead out of its folder',
+  'absolute': 'let paths in a table, and links in a folder, lead out of it',
   'manual_dir': 'where TFDS finds what it cannot download',
   'records': 'pictures in a shard, where the source does not say',
   'short_side': 'pixels to which larger pictures are shrunk; 0: none is',
