@@ -91,7 +91,7 @@ class Checkup:
     ]:
       told += f'{" and ".join(have)}, '
     told += f'{found.speed:.0f} a second in one thread'
-    if found.bad:
+    if found.bad or not found.tried:
       return _unreadable(told, found)
     for part, count in found.having.items():
       if getattr(source.fields, part) and not count:
@@ -112,8 +112,8 @@ class Checkup:
       source = dataset.open_split(self.config, split)
       told.append(f'{split} {len(source):,}')
       found = tried(source)
-      if found.bad:
-        return _unreadable(split, found)
+      if found.bad or not found.tried:
+        return _unreadable(told[-1], found)
     return Finding('ok', f'for evaluation: {", ".join(told)} pictures')
 
   def text(self) -> Finding:
@@ -198,17 +198,15 @@ def tried(source: sources.Source) -> Tried:
   labels, spoken, bad, begun = 0, 0, [], time.perf_counter()
   for i in range(count):
     index = i * len(source) // count
+    name = f'record {index}'
     try:
       record = source[index]
-    except Exception as error:  # of damaged shards, of many kinds
-      bad.append(f'record {index} ({type(error).__name__}: {error})')
-      continue
-    labels += record['label'] >= 0
-    spoken += bool(record['text'])
-    try:
+      name = record['id']
+      labels += record['label'] >= 0
+      spoken += bool(record['text'])
       pictures.decode(record['image'])
     except pictures.PictureError as error:
-      bad.append(f'{record["id"]} ({error})')
+      bad.append(f'{name} ({error})')
   speed = count / (time.perf_counter() - begun)
   return Tried(count, speed, {'label': labels, 'text': spoken}, bad)
 
@@ -252,7 +250,8 @@ def _unreadable(told: str, found: Tried) -> Finding:
   few = len(found.bad) < found.tried / 4
   return _wrong(
     f'{told}; {len(found.bad)} cannot be read: ', found.bad,
-    'mend them; a run takes others in their place and counts them',
+    'mend them, or prepare the data again; a run takes others in their place '
+    'and counts them. --full names damaged files',
     'warn' if few else 'fail',
   )  # fmt: skip
 

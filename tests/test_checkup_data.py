@@ -10,6 +10,7 @@ from configs import emoji
 from m3i_jax import checkup_data, dataset, doctor
 from m3i_jax.checkup_data import TRIED, Checkup
 from m3i_jax.data import places, texts, tokenizer
+from m3i_jax.data.pictures import PictureError
 from m3i_jax.prepare import writer
 from tests import small
 
@@ -29,7 +30,7 @@ class Some:
 
   def __getitem__(self, i):
     if i in self.torn:
-      raise RuntimeError('hash mismatch')
+      raise PictureError('unreadable record: hash mismatch')
     image = b'no' if i in self.bad else np.zeros((2, 2, 3), np.uint8)
     told = {'label': self.label, 'text': self.text, 'tags': ()}
     return told | {'image': image, 'id': f'p{i}'}
@@ -67,10 +68,15 @@ def test_pictures_that_cannot_be_read(given, bad, status, how):
   found = looked_at(given(Some(**{how: bad})))
   assert found['data'].status == status
   assert '8 pictures, 2 classes' in found['data'].told
-  name = 'p{} (' if how == 'bad' else 'record {} (RuntimeError: hash mismatch'
+  name = 'p{} (' if how == 'bad' else 'record {} (unreadable record: hash'
   assert all(name.format(i) in found['data'].told for i in bad)
   # Nothing else is asked of data that are broken.
   assert ('splits' in found) == (status != 'fail')
+
+
+def test_a_split_without_pictures(given):
+  found = looked_at(given(Some(count=0)))
+  assert list(found) == ['data'] and found['data'].status == 'fail'
 
 
 def test_pictures_are_tried_all_over(given):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from m3i_jax.data.pictures import PictureError
 from m3i_jax.data.sources import Record, Source
 from m3i_jax.data.vocabulary import Vocabulary, fit
 
@@ -65,11 +66,19 @@ def as_they_come(source: Source, most: int) -> list[str]:
 
 
 def _sampled(source: Source, most: int) -> Iterator[Record]:
-  """All records in a scattered order, with a bar where somebody looks."""
+  """Records that can be read, in a scattered order; a bar if it takes long.
+
+  most: records or fewer are wanted.
+  """
   total = min(len(source), most)
-  order = tqdm(scattered(len(source)), 'reading captions', total,
-               leave=False, disable=None, unit=' records')  # fmt: skip
-  return (source[index] for index in order)
+  for index in tqdm(
+    scattered(len(source)), 'reading captions', total, leave=False,
+    disable=None, delay=2, unit=' records',
+  ):  # fmt: skip
+    try:
+      yield source[index]
+    except PictureError:
+      continue  # a run lists it when it comes to it
 
 
 def scattered(length: int) -> Iterator[int]:
@@ -88,8 +97,7 @@ def truncation(source: Source, text: Text) -> str:
   size = lambda words: len(text.tokenizer.pieces(words))
   most = text.max_tags if text.tags_probability else 0
   lengths = []
-  for index in itertools.islice(scattered(len(source)), _MEASURED):
-    record = source[index]
+  for record in itertools.islice(_sampled(source, _MEASURED), _MEASURED):
     tags = sorted(record['tags'], key=size, reverse=True)[:most]
     lengths += [size(_tagged(words, tags)) for words in record['text']]
   long = sum(length > text.length for length in lengths)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from m3i_jax.data.pictures import PictureError
 from m3i_jax.data.texts import Text, captions, scattered, truncation
 from m3i_jax.data.tokenizer import EOS, Tokenizer, train_tokenizer
 
@@ -93,6 +94,18 @@ def test_captions_are_read_once_and_sorted():
   ]
   assert captions(source) == ['a', 'b', 't']
   assert captions([]) == []
+
+
+def test_records_that_cannot_be_read_are_passed_over(tokenizer):
+  class Torn(list):
+    def __getitem__(self, i):
+      if i == 1:
+        raise PictureError('unreadable record: hash mismatch')
+      return {'text': (f'cat {i}',), 'tags': ()}
+
+  source = Torn(range(3))
+  assert captions(source) == ['cat 0', 'cat 2']
+  assert truncation(source, Text(tokenizer, 2)).startswith('2 of 2 captions')
 
 
 def test_a_large_source_is_sampled_evenly_and_always_alike():
