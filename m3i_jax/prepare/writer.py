@@ -173,7 +173,7 @@ def _write(
   """Writes `scratch`/shard and `scratch`/hashes."""
   from array_record.python import array_record_module
 
-  counts, bad, hashes, size, seen = Counts(), [], [], 0, 0
+  counts, bad, hashes, size, seen = Counts(), [], bytearray(), 0, 0
   path = scratch / 'shard'
   file = array_record_module.ArrayRecordWriter(str(path), _ARRAY_RECORD)
   try:
@@ -185,21 +185,22 @@ def _write(
         example = serialised(record.item, job.labels, job.captions)
         file.write(example)
         size += len(example)
-        hashes.append((np.frombuffer(record.sha256, np.uint8), record.dhash))
+        hashes += record.sha256 + record.dhash.to_bytes(8, 'little')
       if seen % TELL == 0:
         told(seen, bad)
   finally:
     file.close()
   told(seen, bad)
+  rows = np.frombuffer(hashes, HASHES)
   with open(scratch / 'hashes', 'wb') as hashes_file:
-    np.save(hashes_file, np.array(hashes, HASHES), allow_pickle=False)
+    np.save(hashes_file, rows, allow_pickle=False)
   with open(path, 'rb') as stored:
     digest = hashlib.file_digest(stored, 'sha256').hexdigest()
   return Shard(
     job.plan,
     task.part.key,
     task.part.fingerprint,
-    len(hashes),
+    len(rows),
     size,
     path.stat().st_size,
     digest,
