@@ -9,7 +9,6 @@ from m3i_jax.prepare import (
     extracted,
     folder,
     imagenet,
-    rows,
     tables,
     tars,
 )
@@ -64,7 +63,7 @@ def _file(path: str, options: Options) -> Layout:
   if tars.is_tar(name):
     layout = imagenet.recognise_tars(path, options)
     return layout or tars.recognise([path], root, options)
-  if name.endswith(rows.SUFFIXES):
+  if name.endswith(tables.SUFFIXES):
     return _of_tables(root, [os.path.basename(path)], options)
   if name.endswith(_PACKED):
     raise UserError(f'{path} is packed: unpack it, then name its folder')
@@ -106,7 +105,7 @@ def _folder(root: str, options: Options) -> Layout:
 
 def _tables(tree: Tree) -> list[str]:
   """The tables of one suffix; Hugging Face's metadata file before others."""
-  for suffix in reversed(rows.SUFFIXES):  # bytes may be in Parquet only
+  for suffix in reversed(tables.SUFFIXES):  # bytes may be in Parquet only
     paths = tree.others.get(suffix, [])
     metadata = [path for path in paths if _is_metadata(path)]
     if paths:

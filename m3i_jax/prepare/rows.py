@@ -1,4 +1,4 @@
-"""Rows of CSV, TSV, JSONL and Parquet files, from any place, one at a time.
+"""Rows of CSV, TSV and JSONL files, from any place, one at a time.
 
 A row is (mark, values): its values by column, or a raw.Unusable that says why
 it cannot be read. A mark tells where to begin to get that row again.
@@ -9,17 +9,14 @@ import csv
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from m3i_jax.errors import UserError
 from m3i_jax.prepare import raw
 
-SUFFIXES = ('.csv', '.tsv', '.jsonl', '.ndjson', '.parquet')
 _LINE = 2**20  # bytes of a line of CSV; longer ones are bad
 _JSON_LINE = 2**28  # with the picture inside
-_PICTURES, _SMALL = 32, 2**12  # rows of Parquet in memory
 
 
 class Mark(NamedTuple):
@@ -70,35 +67,38 @@ class Csv:
     number, place = mark or Mark(1, start)
     with open(self.path, 'rb') as file:
       file.seek(place)
-      lines = _Lines(file, self.path)
+      lines = _Lines(file)
       reader = csv.reader(lines, delimiter=delimiter)
       while True:
         mark = Mark(number, lines.place)
         try:
           values = next(reader)
+          if lines.ended:
+            raise raw.Unusable('row of a table: {}: a quote is never closed')
         except StopIteration:
           return
         except raw.Unusable as error:
           reader = csv.reader(lines, delimiter=delimiter)
-          yield mark, _at(error, number)
-          number += 1
-          continue
+          row = _at(error, number)
         except csv.Error as error:
-          yield mark, raw.Unusable(
-              f'row of a table: row {number}: {error}'
-          )
-          number += 1
-          continue
-        if not values:
-          continue  # a blank line
-        if len(values) == len(names):
-          yield mark, dict(zip(names, values, strict=True))
+          row = raw.Unusable(f'row of a table: row {number}: {error}')
         else:
-          yield mark, raw.Unusable(
-              f'ragged row: row {number} has {len(values)} columns, its '
-              f'header {len(names)}'
-          )
+          if not values:
+            continue  # a blank line
+          row = _named(names, values, number)
+        yield mark, row
         number += 1
+
+
+def _named(
+    names: tuple[str, ...], values: list[str], number: int
+) -> dict[str, Any] | raw.Unusable:
+  if len(values) == len(names):
+    return dict(zip(names, values, strict=True))
+  return raw.Unusable(
+      f'ragged row: row {number} has {len(values)} columns, its header '
+      f'{len(names)}'
+  )
 
 
 def _head_text(path: str, line: bytes) -> str:
@@ -120,12 +120,13 @@ class _Lines:
 
   Attributes:
     place: of the next line.
+    ended: more was asked for after the last one.
   """
 
-  def __init__(self, file: BinaryIO, path: str):
+  def __init__(self, file: BinaryIO):
     self._file = file
-    self._path = path
     self.place = file.tell()
+    self.ended = False
 
   def __iter__(self):
     return self
@@ -134,6 +135,7 @@ class _Lines:
     line = _line(self._file, _LINE)
     self.place = self._file.tell()
     if not line:
+      self.ended = True
       raise StopIteration
     return _text(line)
 
@@ -216,85 +218,3 @@ class Jsonl:
     if isinstance(values, dict):
       return values
     return raw.Unusable(f'JSON is no object: row {number}')
-
-
-@dataclasses.dataclass(frozen=True)
-class Parquet:
-  """A Parquet file, also one of Hugging Face's data sets."""
-
-  path: str
-
-  def _open(self):
-    import pyarrow as pa  # half a second: only if needed
-    import pyarrow.parquet as pq
-
-    try:
-      # One page at a time; otherwise a whole group of rows is in memory.
-      return pq.ParquetFile(self.path, buffer_size=2**20, pre_buffer=False)
-    except (pa.ArrowException, OSError, ValueError) as error:
-      told = str(error).splitlines()[0]
-      raise UserError(
-          f'{self.path} is no whole Parquet file: {told}'
-      ) from error
-
-  @functools.cached_property
-  def columns(self) -> tuple[str, ...]:
-    with self._open() as file:
-      return tuple(file.schema_arrow.names)
-
-  @property
-  def count(self) -> int:
-    """How many rows there are."""
-    with self._open() as file:
-      return file.metadata.num_rows
-
-  def names(self, column: str) -> tuple[str, ...]:
-    """The classes that Hugging Face has written for a column, or ()."""
-    with self._open() as file:
-      about = (file.schema_arrow.metadata or {}).get(b'huggingface', b'{}')
-    try:
-      feature = json.loads(about)['info']['features'][column]
-      return tuple(map(str, feature['names']))
-    except (ValueError, KeyError, TypeError):
-      return ()
-
-  def rows(
-      self, mark: Mark | None = None, columns: tuple[str, ...] = ()
-  ) -> Iterator[Row]:
-    """As Csv.rows. A mark's `place` is not used."""
-    import pyarrow as pa
-
-    first = mark.number if mark else 1
-    number = 1
-    try:
-      with self._open() as file:
-        names = list(columns or file.schema_arrow.names)
-        kinds = [str(file.schema_arrow.field(name).type) for name in names]
-        binary = any('binary' in kind for kind in kinds)
-        for group in range(file.metadata.num_row_groups):
-          there = file.metadata.row_group(group).num_rows
-          if number + there <= first:
-            number += there
-            continue
-          size = _PICTURES if binary else _SMALL
-          for batch in file.iter_batches(size, [group], names):
-            start = max(first - number, 0)
-            for i, values in enumerate(batch[start:].to_pylist(), start):
-              yield Mark(number + i, 0), values
-            number += len(batch)
-    except (pa.ArrowException, OSError, ValueError) as error:
-      told = str(error.__cause__ or error).splitlines()[0]
-      yield Mark(number, 0), raw.Unusable(
-          f'Parquet cannot be read: from row {number} on: {told}'
-      )
-
-
-Table = Csv | Jsonl | Parquet
-
-
-def open_table(path: str) -> Table:
-  """A table by its suffix."""
-  suffix = os.path.splitext(path)[1].lower()
-  if suffix == '.parquet':
-    return Parquet(path)
-  return Jsonl(path) if suffix in ('.jsonl', '.ndjson') else Csv(path)

@@ -11,7 +11,10 @@ from m3i_jax.errors import UserError
 from m3i_jax.prepare import conventions, labels, raw, rows
 from m3i_jax.prepare.columns import Plan
 from m3i_jax.prepare.items import Bad, Item, Layout, Options
+from m3i_jax.prepare.parquet import Parquet
 
+SUFFIXES = ('.csv', '.tsv', '.jsonl', '.ndjson', '.parquet')
+Table = rows.Csv | rows.Jsonl | Parquet
 _MOST_SPLITS = 20
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +22,7 @@ class TablePart:
   """Rows of one split, from a mark on; see items.Part. `name` is the file's."""
 
   name: str
-  table: rows.Table
+  table: Table
   mark: rows.Mark
   size: int
   split: str
@@ -55,6 +58,15 @@ class TablePart:
         return
 
 
+def open_table(path: str) -> Table:
+  """A table by its suffix."""
+  suffix = os.path.splitext(path)[1].lower()
+  if suffix == '.parquet':
+    return Parquet(path)
+  json = suffix in ('.jsonl', '.ndjson')
+  return rows.Jsonl(path) if json else rows.Csv(path)
+
+
 def recognise(
     paths: dict[str, list[str]], root: str, options: Options
 ) -> Layout:
@@ -69,7 +81,7 @@ def recognise(
     UserError: a column is missing, or none of the first rows can be used.
   """
   tables = {
-      split: [rows.open_table(path) for path in sorted(inside)]
+      split: [open_table(path) for path in sorted(inside)]
       for split, inside in paths.items()
   }
   every = [table for inside in tables.values() for table in inside]
@@ -119,7 +131,7 @@ def _told(
   )
 
 
-def _plan(every: Sequence[rows.Table], options: Options) -> Plan:
+def _plan(every: Sequence[Table], options: Options) -> Plan:
   """The columns: those asked for, or the usual names among those there."""
   columns = every[0].columns
   lower = {column.lower(): column for column in reversed(columns)}
@@ -169,7 +181,7 @@ def _download(column: str) -> str:
   )
 
 
-def _probe(table: rows.Table, plan: Plan):
+def _probe(table: Table, plan: Plan):
   """UserError if none of the first rows has a picture."""
   first, number = '', 0
   for mark, values in table.rows(columns=plan.columns):
@@ -195,19 +207,19 @@ def _probe(table: rows.Table, plan: Plan):
 
 
 def _fixed(
-    table: rows.Table, plan: Plan, options: Options
+    table: Table, plan: Plan, options: Options
 ) -> labels.Labels | None:
   """The classes, if they are known without looking at the labels."""
   if not plan.label:
     return labels.Labels()
   if options.classes:
     return labels.from_file(options.classes)
-  if isinstance(table, rows.Parquet) and (names := table.names(plan.label)):
+  if isinstance(table, Parquet) and (names := table.names(plan.label)):
     return labels.Labels(names, numbered=True)
   return None
 
 
-def _at(plan: Plan, table: rows.Table) -> Plan:
+def _at(plan: Plan, table: Table) -> Plan:
   """Paths begin at the folder of their table."""
   return dataclasses.replace(plan, root=os.path.dirname(table.path) or '.')
 
@@ -218,7 +230,7 @@ def _survey(
   """Parts of `most` rows of one split; adds the labels to `names`."""
   table, plan = whole.table, whole.plan
   parts: dict[str, list[list]] = {}
-  if isinstance(table, rows.Parquet) and fixed and not plan.split:
+  if isinstance(table, Parquet) and fixed and not plan.split:
     count = table.count
     parts[plan.usual] = [
         [rows.Mark(start + 1, 0), min(most, count - start)]
@@ -245,7 +257,7 @@ def _survey(
   ]
 
 
-def _progress(table: rows.Table, plan: Plan, name: str) -> Iterator[rows.Row]:
+def _progress(table: Table, plan: Plan, name: str) -> Iterator[rows.Row]:
   """All rows, with a bar; no more of their columns than a first pass needs."""
   needed = tuple(filter(None, (plan.label, plan.split)))
   found = table.rows(columns=needed)

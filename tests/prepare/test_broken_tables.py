@@ -54,6 +54,19 @@ def test_rows_that_are_bad_and_those_around_them(tmp_path, row, reason):
   assert found.startswith(reason)
 
 
+def test_a_quote_that_is_open_at_the_end(tmp_path):
+  layout = _layout(tmp_path, 't.csv', GOOD + 'owl.webp,"a\nowl.webp,b')
+  assert [item.captions for item in making.items(layout)] == [('good',)]
+  assert making.bad(layout) == [
+      ('t.csv#2', 'row of a table: row 2: a quote is never closed')
+  ]  # fmt: skip
+
+
+def test_a_last_row_without_its_end(tmp_path):
+  layout = _layout(tmp_path, 't.csv', GOOD + 'owl.webp,"last"')
+  assert making.items(layout)[1].captions == ('last',)
+
+
 def test_a_quote_that_is_never_closed_takes_bounded_memory(tmp_path):
   text = GOOD + 'owl.webp,"open\n' + 'owl.webp,more\n' * 15_000
   records = making.records(_layout(tmp_path, 't.csv', text))

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from m3i_jax.prepare import rows
+from m3i_jax.prepare import parquet
 from m3i_jax.prepare.items import Options
 from m3i_jax.prepare.readers import recognise
 from tests.prepare import making
@@ -210,8 +210,8 @@ def test_parquet_parts_cross_its_groups_of_rows(tmp_path, records):
 
 def test_only_the_needed_columns_of_parquet_are_read(tmp_path, monkeypatch):
   seen = []
-  true = rows.Parquet.rows
-  monkeypatch.setattr(rows.Parquet, 'rows', lambda self, *args, **kw: (
+  true = parquet.Parquet.rows
+  monkeypatch.setattr(parquet.Parquet, 'rows', lambda self, *args, **kw: (
       seen.append((args, kw)), true(self, *args, **kw))[1])  # fmt: skip
   _parquet(tmp_path / 't.parquet', {'image': [CAT], 'label': ['a'], 'z': [1]})
   assert seen[-1][1] == {'columns': ('label',)}
