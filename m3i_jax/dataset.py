@@ -9,7 +9,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from m3i_jax import build, evals, files, processes, specs
-from m3i_jax.data import pipeline, quarantine, sources, texts, tokenizer
+from m3i_jax.data import (
+  pipeline,
+  quarantine,
+  sources,
+  texts,
+  tokenizer,
+  vocabulary,
+)
 from m3i_jax.data.mixture import Mixture
 from m3i_jax.data.quarantine import Quarantine
 from m3i_jax.errors import UserError
@@ -21,7 +28,7 @@ class Data:
   """Where the pictures come from, and how their texts become tokens."""
 
   source: sources.Source
-  tokenizer: tokenizer.Tokenizer | None
+  tokenizer: vocabulary.Vocabulary | None
   recipe: pipeline.Recipe | None = None
   quarantine: Quarantine = Quarantine()
 
@@ -204,7 +211,7 @@ def check_splits(config: ConfigDict, evaluators: dict) -> None:
       evals.field_of(record, field, split)
 
 
-def _tokenizer(config, source, workdir: Path) -> tokenizer.Tokenizer:
+def _tokenizer(config, source, workdir: Path) -> vocabulary.Vocabulary:
   """The named tokenizer, the run's own, or one trained on the captions."""
   kept = workdir / 'tokenizer.model'
   if config.data.tokenizer:

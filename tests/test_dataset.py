@@ -46,7 +46,7 @@ def test_weights_are_sizes_unless_they_are_given():
   (dict(a=dict(source='')), 'config.data.sources.a.source is empty'),
   (dict(a=dict(source='synthetic', wieght=2)), "did you mean 'weight'"),
   (dict(a=dict(weight=2)), 'config.data.sources.a.source is missing'),
-  (dict(a=dict(source='synthetic', weight=-2)), 'weight=-2: it must be at least 0'),
+  (dict(a=dict(source='synthetic', weight=-2)), 'must be at least 0'),
   (dict(a=dict(source='synthetic', weight=float('nan'))), 'must be at least 0'),
   (dict(a=dict(source='synthetic', weight='2')), 'it must be a number'),
   (dict(a=dict(source='synthetic', weight=2), b=dict(source='synthetic')),

@@ -81,7 +81,7 @@ class Options:
       names. `text` may be several, with commas between.
     split: of a source that has only one.
     classes: a file of class names, one a line; '' to use those that are found.
-    absolute: paths in tables may be absolute, or lead out of the folder.
+    absolute: paths in tables, and links in folders, may lead out of the source.
     manual_dir: where TFDS finds what it cannot download.
     records: pictures in a shard, where the source does not say.
     short_side: pixels; larger pictures are shrunk to it. 0 leaves all as found.
