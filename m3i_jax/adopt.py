@@ -128,7 +128,8 @@ def _refit_evaluators(
   """Keeps the evaluators that these data have splits and fields for."""
 
   def has(split: str, field: str) -> bool:
-    names = [re.sub(r'\[.*\]', '', name) for name in split.split('+')]
+    # A slice was chosen for a set of another size and order.
+    names = split.split('+')
     return all(n in splits and field in splits[n].features for n in names)
 
   told, kept_by = [], {key.split('.')[1] for key in given if 'evals.' in key}
@@ -140,9 +141,8 @@ def _refit_evaluators(
   pair = _scored(splits)
   if not config.evals and pair:
     train, test, label = pair
-    some = f'[:{_BANK}]' if splits[train].splits[
-      train.split('/')[-1]
-    ] > _BANK else ''  # fmt: skip
+    records = splits[train].splits[train.split('/')[-1]]
+    some = f'[::{-(-records // _BANK)}]' if records > _BANK else ''
     config.evals.knn = dict(
       kind='knn', train=train + some, test=test, label=label
     )

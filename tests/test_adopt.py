@@ -99,6 +99,14 @@ def test_labels_alone(labelled):
   assert len(dataset.open_split(c, c.data.split)) == 8
 
 
+def test_a_large_bank_is_thinned(labelled, monkeypatch):
+  monkeypatch.setattr(adopt, '_BANK', 3)
+  c = vitb.get_config()
+  adopt.adopt(c, labelled, set())
+  assert c.evals.knn.train == 'train[::3]'
+  assert len(dataset.open_split(c, c.evals.knn.train)) == 3
+
+
 def test_captions_alone(captioned):
   c = vitb.get_config()
   adopt.adopt(c, captioned, set())

@@ -6,6 +6,7 @@ field of the data set under its own name. Nothing is ever downloaded.
 """
 
 import dataclasses
+import re
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from m3i_jax.data import places, synthetic
 from m3i_jax.data.pictures import PictureError, decode
 from m3i_jax.errors import UserError
 
+_STRIDE = re.compile(r'(.+)\[::([1-9]\d*)\]')
 MEMORY_BUDGET = 256 * 2**20  # bytes of decoded pictures worth keeping
 
 Record = dict[str, Any]
@@ -52,13 +54,17 @@ def open_source(
     name: 'emoji' (bundled), 'synthetic[:LENGTH[:CLASSES]]',
       'tfds:NAME[/CONFIG][:VERSION]' (built earlier), or a directory that
       m3i_jax.prepare, or TFDS, has written.
-    split: one split, a part such as 'train[:10%]', or several joined by '+'.
+    split: one split, a part such as 'train[:10%]', several joined by '+', or
+      every n-th record of these, 'train[::10]'.
     fields: the features to read.
     optional: the parts that may be missing, and are then none.
 
   Raises:
     UserError: no such data set, split or field.
   """
+  if stride := _STRIDE.fullmatch(split):
+    whole = open_source(name, stride[1], fields, optional)
+    return Thinned(whole, int(stride[2]))
   if name.split(':')[0] == 'synthetic':
     raw = open_synthetic(name, split)
     features = synthetic.FEATURES
@@ -179,6 +185,23 @@ class _Named:
         'tags': _strings(raw[fields.tags]) if fields.tags else (),
         'id': str(raw[fields.id]) if fields.id else str(i),
     }
+
+
+class Thinned:
+  """Every `step`-th record: of all classes also where they are sorted."""
+
+  def __init__(self, source: Source, step: int):
+    self.names, self.classes = source.names, source.classes
+    self.fields = source.fields
+    self._source, self._step = source, step
+
+  def __len__(self) -> int:
+    return -(-len(self._source) // self._step)
+
+  def __getitem__(self, i: int) -> Record:
+    if not 0 <= i < len(self):
+      raise IndexError(i)
+    return self._source[i * self._step]
 
 
 class _Kept:

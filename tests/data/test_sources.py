@@ -152,6 +152,18 @@ def test_tensorflow_stays_out():
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 
+def test_every_nth_record():
+  whole = open_source('emoji64', 'train', EMOJI)
+  some = open_source('emoji64', 'train[::300]', EMOJI)
+  assert len(some) == 9 and some.classes == whole.classes
+  wanted = [whole[i]['id'] for i in range(0, 2608, 300)]
+  assert [record['id'] for record in some] == wanted
+  part = open_source('emoji64', 'train[:50%][::2]', EMOJI)
+  assert len(part) == 652
+  with pytest.raises(UserError, match='cannot read split'):
+    open_source('emoji64', 'train[::0]', EMOJI)
+
+
 def test_a_damaged_shard_costs_its_records_alone(tmp_path):
   shutil.copytree(places.EMOJI64 / '1.0.0', tmp_path / '1.0.0')
   (shard,) = (tmp_path / '1.0.0').glob('*-train.*')
