@@ -50,6 +50,8 @@ def batches(pictures, mode: str, threads: int):
   """Batches of views for ever, by so many threads."""
   options = tf.data.Options()
   options.threading.private_threadpool_size = threads
+  # Or batches would be made while others have their turn.
+  options.experimental_optimization.inject_prefetch = False
   return iter(
     tf.data.Dataset.from_tensor_slices(pictures)
     .repeat()

@@ -27,9 +27,9 @@ def photo(seed: int) -> bytes:
   return jpeg(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), QUALITY)
 
 
-def jpeg(image: Image.Image, quality: int) -> bytes:
+def jpeg(image: Image.Image, quality: int, **how) -> bytes:
   file = io.BytesIO()
-  image.save(file, 'JPEG', quality=quality)
+  image.save(file, 'JPEG', quality=quality, **how)
   return file.getvalue()
 
 
@@ -38,7 +38,8 @@ def shrunk(data: bytes, short_side: int) -> bytes:
   image = Image.open(io.BytesIO(data))
   share = short_side / min(image.size)
   size = tuple(round(side * share) for side in image.size)
-  return jpeg(image.resize(size, Image.Resampling.BICUBIC), 95)
+  small = image.resize(size, Image.Resampling.BICUBIC)
+  return jpeg(small, 95, subsampling=0)
 
 
 def exact(pixels: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:

@@ -85,11 +85,11 @@ def test_a_python_without_tensorflow(quick, monkeypatch, tmp_path):
     inputs.bench(1, 1, sys.executable, 0)
 
 
-def test_processes_are_timed_from_the_second_batch_on(monkeypatch):
+def test_processes_are_timed_when_all_have_begun(monkeypatch):
   clock = iter((10.0, 13.0))
   monkeypatch.setattr(inputs.time, 'perf_counter', lambda: next(clock))
-  seconds, _ = inputs._after_first(iter(range(4)), 4 * inputs.BATCH)
-  assert seconds == 4.0  # three batches took three
+  seconds, _ = inputs._second_half(iter(range(5)), 5 * inputs.BATCH)
+  assert seconds == 5.0  # three batches took three
 
 
 def test_many_records_of_few_bytes(tmp_path):
