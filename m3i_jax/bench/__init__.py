@@ -9,10 +9,10 @@
 `step` times the jitted train step on a synthetic batch, without data or
 checkpoints. `monitors` times it with and without the measurements of how
 targets spread, in turns, and tells their share. `checkpoint` times what a loop
-waits for its checkpoints. `dcnv3` times InternImage's
-operator, stage by stage, beside PyTorch where that is installed. `input` times
-how JPEGs become crops, beside Pillow alone and tf.data (of the Python that
---tensorflow names), and the start of a large data set. The last line is JSON.
+waits for its checkpoints. `dcnv3` times InternImage's operator, stage by stage,
+beside PyTorch where that is installed. `input` times how JPEGs become crops,
+beside Pillow alone and tf.data (of the Python that --tensorflow names), and the
+start of a large data set. The last line is JSON.
 """
 
 import json
@@ -28,6 +28,7 @@ from absl import flags
 from m3i_jax import build, config, flops, main, sharding, step
 from m3i_jax.bench import checkpoint, dcnv3
 from m3i_jax.bench import input as inputs
+from m3i_jax.errors import UserError
 from m3i_jax.program import Program
 
 TENSORFLOW = '.venv/tensorflow/bin/python'
@@ -232,4 +233,7 @@ VERBS = {
 def run(argv) -> None:
   del argv
   verb = next(arg for arg in sys.argv if arg in VERBS)
-  VERBS[verb](flags.FLAGS.config)
+  try:
+    VERBS[verb](flags.FLAGS.config)
+  except UserError as error:
+    main.fail(error)

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -241,6 +242,8 @@ def _tensorflow(
     ends = np.cumsum([len(file) for file in files])
     np.savez(f'{folder}/pictures.npz', data=data, ends=ends, boxes=boxes)
     pipe = subprocess.PIPE
+    if not shutil.which(python):
+      raise UserError(f'--tensorflow: there is no {python!r} to run')
     with subprocess.Popen(
       [python, _CHILD, folder], stdin=pipe, stdout=pipe, text=True
     ) as process:

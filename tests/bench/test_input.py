@@ -85,6 +85,15 @@ def test_a_python_without_tensorflow(quick, monkeypatch, tmp_path):
     inputs.bench(1, 1, sys.executable, 0)
 
 
+def test_a_python_that_is_not_there(quick, monkeypatch, capsys):
+  with pytest.raises(SystemExit) as ended:
+    ran(monkeypatch, capsys, '--pictures=1', '--tensorflow=/no/python')
+  assert ended.value.code == 2
+  told = capsys.readouterr().err
+  assert "there is no '/no/python' to run" in told
+  assert 'Traceback' not in told
+
+
 def test_processes_are_timed_when_all_have_begun(monkeypatch):
   clock = iter((10.0, 13.0))
   monkeypatch.setattr(inputs.time, 'perf_counter', lambda: next(clock))
