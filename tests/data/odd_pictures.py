@@ -95,7 +95,7 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def odd() -> dict[str, tuple[bytes, np.ndarray, int]]:
   """Good pictures of rare kinds: bytes, RGB, largest difference allowed."""
-  return _jpegs() | _pngs() | _turns() | _others()
+  return _jpegs() | _pngs() | _clear() | _turns() | _others()
 
 
 def _jpegs() -> dict:
@@ -137,17 +137,11 @@ def _jpegs() -> dict:
 
 
 def _pngs() -> dict:
-  red, alpha = NOISE[..., :1], NOISE[..., 1:2]
-  share = alpha / 255
-  grey = np.repeat(red, 3, 2)
+  grey = np.repeat(NOISE[..., :1], 3, 2)
   wide = NOISE.astype(np.uint16) * 256 + NOISE[::-1]  # upper bytes are NOISE
-  wide_alpha = np.concatenate([wide, wide[..., 1:2]], -1)
-  black = np.where(red > 128, 255, 0)
-  palette = Image.fromarray(red[..., 0] % 4, 'P')
-  palette.putpalette([9, 8, 7, 60, 50, 40, 110, 120, 130, 200, 210, 220])
-  entries = np.array(palette.getpalette()[:12]).reshape(4, 3)
-  clear = np.array([255, 0, 51, 102])[:, None] / 255
-  keyed = np.where((NOISE == NOISE[0, 0]).all(-1, keepdims=True), 255, NOISE)
+  black = np.where(NOISE[..., :1] > 128, 255, 0)
+  palette, entries = _palette()
+  frames = dict(save_all=True, append_images=[Image.fromarray(SMOOTH)])
   plain = encoded(NOISE, 'PNG')
   return {
     'png': (plain, NOISE, 0),
@@ -163,41 +157,51 @@ def _pngs() -> dict:
       np.repeat(black, 3, 2),
       0,
     ),
+    'palette png': (encoded(palette, 'PNG'), entries, 0),
+    '16-bit grey png': (png16(wide[..., :1], 0), grey, 0),
+    '16-bit png': (png16(wide, 2), NOISE, 0),
+    'animated png': (
+      encoded(Image.fromarray(NOISE), 'PNG', **frames), NOISE, 0
+    ),
+  }
+
+
+def _clear() -> dict:
+  """PNGs that are partly clear: they lie on white."""
+  red, alpha = NOISE[..., :1], NOISE[..., 1:2]
+  share = alpha / 255
+  on_white = NOISE * share + 255 * (1 - share)
+  wide = np.concatenate([NOISE, alpha], -1).astype(np.uint16) * 256 + 77
+  palette, entries = _palette()
+  shares = np.array([255, 0, 51, 102])[NOISE[..., 0] % 4][..., None] / 255
+  keyed = np.where((NOISE == NOISE[0, 0]).all(-1, keepdims=True), 255, NOISE)
+  return {
     'grey png with alpha': (
       encoded(np.concatenate([red, alpha], -1), 'PNG'),
-      grey * share + 255 * (1 - share),
+      np.repeat(red * share + 255 * (1 - share), 3, 2),
       1,
     ),
     'png with alpha': (
-      encoded(np.concatenate([NOISE, alpha], -1), 'PNG'),
-      NOISE * share + 255 * (1 - share),
-      1,
+      encoded(np.concatenate([NOISE, alpha], -1), 'PNG'), on_white, 1
     ),
-    'palette png': (encoded(palette, 'PNG'), entries[red[..., 0] % 4], 0),
+    '16-bit png with alpha': (png16(wide, 6), on_white, 1),
     'palette png with alpha': (
       encoded(palette, 'PNG', transparency=bytes([255, 0, 51, 102])),
-      (entries * clear + 255 * (1 - clear))[red[..., 0] % 4],
+      entries * shares + 255 * (1 - shares),
       1,
     ),
     'png with a clear colour': (
       encoded(NOISE, 'PNG', transparency=tuple(NOISE[0, 0].tolist())), keyed, 0
     ),
-    '16-bit grey png': (png16(wide[..., :1], 0), grey, 0),
-    '16-bit png': (png16(wide, 2), NOISE, 0),
-    '16-bit png with alpha': (
-      png16(wide_alpha, 6), NOISE * share + 255 * (1 - share), 1
-    ),
-    'animated png': (
-      encoded(
-        Image.fromarray(NOISE),
-        'PNG',
-        save_all=True,
-        append_images=[Image.fromarray(SMOOTH)],
-      ),
-      NOISE,
-      0,
-    ),
   }
+
+
+def _palette() -> tuple[Image.Image, np.ndarray]:
+  """A picture of four colours, and its RGB."""
+  image = Image.fromarray(NOISE[..., 0] % 4, 'P')
+  colours = [9, 8, 7], [60, 50, 40], [110, 120, 130], [200, 210, 220]
+  image.putpalette(sum(colours, []))
+  return image, np.array(colours)[NOISE[..., 0] % 4]
 
 
 def _turns() -> dict:
@@ -228,18 +232,16 @@ def _others() -> dict:
   grey = np.repeat(NOISE[..., :1], 3, 2)
   wide = NOISE[..., 0].astype(np.uint16) * 256 + 77
   frames = dict(save_all=True, append_images=[Image.fromarray(SMOOTH)])
-  palette = Image.fromarray(NOISE[..., 0] % 4, 'P')
-  palette.putpalette([9, 8, 7, 60, 50, 40, 110, 120, 130, 200, 210, 220])
-  entries = np.array(palette.getpalette()[:12]).reshape(4, 3)
+  palette, entries = _palette()
   ink = np.broadcast_to(INK_RGB, SMOOTH.shape)
   pnm = b'P5 56 40 65535\n' + wide.astype('>u2').tobytes()
   return {
-    'gif': (encoded(palette, 'GIF'), entries[NOISE[..., 0] % 4], 0),
+    'gif': (encoded(palette, 'GIF'), entries, 0),
     'animated gif': (
       encoded(
         palette, 'GIF', save_all=True, append_images=[palette.rotate(180)]
       ),
-      entries[NOISE[..., 0] % 4],
+      entries,
       0,
     ),
     'webp': (encoded(NOISE, 'WEBP', lossless=True), NOISE, 0),
@@ -247,7 +249,7 @@ def _others() -> dict:
       encoded(Image.fromarray(NOISE), 'WEBP', lossless=True, **frames), NOISE, 0
     ),
     'bmp': (encoded(NOISE, 'BMP'), NOISE, 0),
-    'palette bmp': (encoded(palette, 'BMP'), entries[NOISE[..., 0] % 4], 0),
+    'palette bmp': (encoded(palette, 'BMP'), entries, 0),
     'tiff': (encoded(NOISE, 'TIFF', compression='tiff_lzw'), NOISE, 0),
     'tiff of several pages': (
       encoded(Image.fromarray(NOISE), 'TIFF', **frames), NOISE, 0
