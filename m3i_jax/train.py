@@ -24,6 +24,7 @@ from m3i_jax import config as schema
 from m3i_jax.alarm import CollapseAlarm
 from m3i_jax.checkpoint import Checkpoints
 from m3i_jax.data import texts
+from m3i_jax.data.mixture import order_of
 from m3i_jax.errors import Diverged, UserError
 from m3i_jax.incidents import Incidents, Rollback
 from m3i_jax.meter import Meter
@@ -31,7 +32,7 @@ from m3i_jax.program import Program, places_of
 from m3i_jax.scoring import Scoring
 from m3i_jax.steplog import StepLog
 from m3i_jax.watchdog import Watchdog
-from m3i_jax.workdir import claim
+from m3i_jax.workdir import claim, same_data
 
 
 def train(
@@ -63,6 +64,10 @@ def train(
   for change in accepted or []:
     _say(f'accepted: {change}')
   data = dataset.Data.open(config, workdir)
+  processes.first('data', lambda: same_data(
+    workdir, order_of(data.source, config.seed).lengths, data.source.classes,
+    accept,
+  ))  # fmt: skip
   objective = build.build(
     config,
     len(data.source.classes),

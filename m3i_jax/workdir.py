@@ -46,6 +46,38 @@ def claim(config: ConfigDict, workdir: Path, accept: bool = False) -> list[str]:
   return accepted
 
 
+def same_data(
+  workdir: Path, records: tuple[int, ...], classes: tuple[str, ...],
+  accept: bool = False,
+) -> None:  # fmt: skip
+  """Keeps what the run's data are, or checks that they still are.
+
+  Args:
+    records: of each source. classes: the names of the labels.
+    accept: a run that has begun may go on with other data.
+  Raises:
+    UserError: the order of the pictures, or the numbers of the classes, would
+      be others than those that the run began with.
+  """
+  path = workdir / 'data.json'
+  new = dict(records=list(records), classes=list(classes))
+  old = json.loads(path.read_text()) if path.exists() else new
+  if old != new and begun(workdir) and not accept:
+    raise UserError(
+      f'{path}: the run began with {_told(old)}, the data have {_told(new)}: '
+      'go on with those, name another --workdir, or give --accept_changes'
+    )
+  files.write(path, json.dumps(new, indent=1))
+
+
+def _told(data: dict) -> str:
+  """Of equal numbers the difference is in the names."""
+  records = ' + '.join(f'{count:,}' for count in data['records'])
+  names = ', '.join(data['classes'][:3])
+  some = f' ({names}, ...)' if names else ''
+  return f'{records} records and {len(data["classes"]):,} classes{some}'
+
+
 def begun(workdir: Path) -> bool:
   """Whether a run has left anything that a new one would overwrite."""
   logged = workdir / metrics.NAME

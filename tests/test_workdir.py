@@ -6,7 +6,7 @@ import pytest
 
 from configs import emoji
 from m3i_jax.errors import UserError
-from m3i_jax.workdir import begun, claim
+from m3i_jax.workdir import begun, claim, same_data
 
 
 def test_claim_compares_with_what_has_begun(tmp_path):
@@ -63,3 +63,19 @@ def test_keys_that_an_older_run_did_not_have_were_at_their_defaults(tmp_path):
   config.guard.spike = 4.0
   with pytest.raises(UserError, match='config.guard.spike: 0.0 -> 4.0'):
     claim(config, tmp_path)
+
+
+def test_a_run_goes_on_with_the_data_that_it_began_with(tmp_path):
+  same_data(tmp_path, (100,), ('cat', 'dog'))
+  same_data(tmp_path, (101,), ('cat', 'dog'))  # no step was done
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n')
+  same_data(tmp_path, (101,), ('cat', 'dog'))
+  for records, classes in (
+    ((100,), ('cat', 'dog')), ((101, 5), ('cat', 'dog')),
+    ((101,), ('dog', 'cat')), ((101,), ()),
+  ):  # fmt: skip
+    with pytest.raises(UserError, match='began with 101 records and 2 classes'):
+      same_data(tmp_path, records, classes)
+  same_data(tmp_path, (99,), ('cat', 'cow'), accept=True)
+  found = json.loads((tmp_path / 'data.json').read_text())
+  assert found == {'records': [99], 'classes': ['cat', 'cow']}
