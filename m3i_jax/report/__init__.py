@@ -17,9 +17,8 @@ from typing import Any
 from m3i_jax import files
 from m3i_jax.errors import UserError
 from m3i_jax.evals import tables
-from m3i_jax.report import curves, panel_figure, panel_html
+from m3i_jax.report import curves, panel_figure, panel_html, style
 from m3i_jax.report import panel as panel_lib
-from m3i_jax.report.style import STYLE
 
 Rows = Mapping[str, Mapping[str, float]]
 
@@ -63,17 +62,7 @@ def page(
 ) -> str:
   """The whole page as text; nothing in it points to another file."""
   name = html.escape(title)
-  return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-<header>
+  return style.page(title, f"""<header>
 <h1>{name}</h1>
 <p>{_summary(history)}</p>
 <details><summary>Configuration</summary>
@@ -81,11 +70,7 @@ def page(
 </header>
 {_results(results, about)}
 {panel_html.section(panel)}
-{_curves(history, results)}
-</main>
-</body>
-</html>
-"""
+{_curves(history, results)}""")
 
 
 def _summary(history: Sequence[Mapping[str, Any]]) -> str:

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from m3i_jax.report import panel as panel_lib
-from m3i_jax.report import panel_html
-from m3i_jax.report.style import STYLE
+from m3i_jax.report import panel_html, style
 
 SIDE = 220  # of a shown picture, in the pixels of a page
 _MORE = """
@@ -109,24 +108,10 @@ def page(
     _article(example, columns, at, examples[at ^ 1].id if mixes else '')
     for at, example in enumerate(examples)
   )
-  return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}</title>
-<style>{STYLE}{_MORE}</style>
-</head>
-<body>
-<main>
-<h1>{name}</h1>
+  return style.page(title, f"""<h1>{name}</h1>
 {above}
 <p>{_legend(panel, examples, mixes)}</p>
-{shown}
-</main>
-</body>
-</html>
-"""
+{shown}""", _MORE)
 
 
 def _legend(panel, examples: Sequence[Example], mixes: bool) -> str:

@@ -1,5 +1,7 @@
 """The looks of report.html: wide or narrow, light or dark."""
 
+import html
+
 STYLE = """
 :root {
   color-scheme: light dark;
@@ -105,4 +107,27 @@ li span { position: relative; color: var(--soft); }
   .tiles .wide { width: 100%; }
   .curves { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 }
+"""
+
+
+def page(title: str, body: str, more: str = '') -> str:
+  """A whole page, self-contained; nothing in it points to another file.
+
+  Args:
+    body: HTML. more: CSS beside STYLE.
+  """
+  return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<style>{STYLE}{more}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+</body>
+</html>
 """

@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 
 from m3i_jax.data.lengths import Lengths
 from m3i_jax.data.vocabulary import Vocabulary
-from m3i_jax.report import panel_html
-from m3i_jax.report.style import STYLE
+from m3i_jax.report import panel_html, style
 
 SHOWN = 16  # of the most frequent pieces, and of the rarest
 _WIDTH = 40  # characters of the longest bar
@@ -108,28 +107,14 @@ def page(
     for key, value in _extremes(measured, words).items()
   )
   shown = ''.join(_boxed(example) for example in examples)
-  return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}</title>
-<style>{STYLE}{_MORE}</style>
-</head>
-<body>
-<main>
-<h1>{name}</h1>
+  return style.page(title, f"""<h1>{name}</h1>
 <ul>{lines}</ul>
 <h2>Lengths</h2>
 <figure class="wide">{picture}</figure>
 <h2>Pieces</h2>
 <div class="pieces">{extremes}</div>
 <h2>Texts, from the shortest to the longest</h2>
-<div class="pieces">{shown}</div>
-</main>
-</body>
-</html>
-"""
+<div class="pieces">{shown}</div>""", _MORE)
 
 
 def _extremes(measured: Lengths, words: Vocabulary) -> dict[str, list[str]]:
