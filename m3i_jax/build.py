@@ -126,7 +126,7 @@ def build(
     classes=classes,
     vocabulary=vocabulary,
     text_length=length,
-    source=config.data.source,
+    source=config.data.source or ', '.join(config.data.sources),
   )
   targets = {
     name: rows.target(
