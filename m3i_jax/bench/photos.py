@@ -10,6 +10,9 @@ import io
 import numpy as np
 from PIL import Image
 
+from m3i_jax.prepare import examine
+from m3i_jax.prepare.items import Item, Options
+
 HEIGHT, WIDTH, QUALITY = 375, 500, 90  # about 47 kB, like ImageNet's
 BORDER = 4  # pixels of a view where programs treat the edge differently
 _COLOURS = np.array([[1, .35, .1], [1, -.05, -.05], [1, -.3, .1]])
@@ -35,11 +38,8 @@ def jpeg(image: Image.Image, quality: int, **how) -> bytes:
 
 def shrunk(data: bytes, short_side: int) -> bytes:
   """What `prepare --short_side` makes of a picture."""
-  image = Image.open(io.BytesIO(data))
-  share = short_side / min(image.size)
-  size = tuple(round(side * share) for side in image.size)
-  small = image.resize(size, Image.Resampling.BICUBIC)
-  return jpeg(small, 95, subsampling=0)
+  found = examine.examine(Item('', data), Options(short_side=short_side))
+  return found.item.image
 
 
 def exact(pixels: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from m3i_jax.prepare.items import Bad, Item, Options
 # Stored as found. Others become PNG: few programs read them.
 KEPT = ('JPEG', 'PNG', 'WEBP', 'GIF')
 LONGEST = 10_000  # characters of a caption that are kept
+_JPEG_SIDE = 65_500  # pixels that libjpeg writes at most
 # A record's line in hashes/*.npy.
 HASHES = np.dtype([('sha256', 'u1', 32), ('dhash', '<u8')])
 
@@ -53,8 +54,12 @@ def examine(item: Item, options: Options) -> Examined | Bad:
   stored, encoding = item.image, opened.format
   short = min(pixels.shape[:2])
   if options.short_side and short > options.short_side:
-    stored, encoding = _shrunk(item.image, pixels, options)
-    pixels = pictures.decode(stored)
+    small = _shrunk(item.image, pixels, options.short_side)
+    stored, encoding = _small(small, options.quality)
+    exact = encoding == 'PNG'
+    pixels = (
+      np.asarray(pictures.to_rgb(small)) if exact else pictures.decode(stored)
+    )
   elif encoding not in KEPT:
     stored, encoding = _encoded(Image.fromarray(pixels), 'PNG'), 'PNG'
   height, width = pixels.shape[:2]
@@ -91,25 +96,32 @@ def dhash(pixels: np.ndarray) -> int:
 
 
 def _shrunk(
-  found: bytes, pixels: np.ndarray, options: Options
-) -> tuple[bytes, str]:
-  """Bytes and format of a picture with `options.short_side`, antialiased.
-
-  JPEG keeps the colours at full resolution (4:4:4): half of a small side would
-  be seen where a crop of it is enlarged.
-  """
+  found: bytes, pixels: np.ndarray, short_side: int
+) -> Image.Image:
+  """The picture, upright, antialiased; RGBA if it is a PNG with alpha."""
   height, width = pixels.shape[:2]
-  scale = options.short_side / min(height, width)
+  scale = short_side / min(height, width)
   size = (max(1, round(width * scale)), max(1, round(height * scale)))
   image = pictures.open_picture(found)
   if image.format == 'PNG' and image.has_transparency_data:
     image = image.convert('RGBA')
     if pictures.orientation(image) > 1:
       image = ImageOps.exif_transpose(image)
-    return _encoded(image.resize(size, Image.Resampling.BICUBIC), 'PNG'), 'PNG'
-  image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
-  settings = {'quality': options.quality, 'subsampling': 0}
-  return _encoded(image, 'JPEG', **settings), 'JPEG'
+    image.info.pop('exif', None)  # it is upright, and stored without
+  else:
+    image = Image.fromarray(pixels)
+  return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _small(image: Image.Image, quality: int) -> tuple[bytes, str]:
+  """Bytes and format of a picture that was shrunk.
+
+  JPEG keeps the colours at full resolution (4:4:4): half of a small side would
+  be seen where a crop of it is enlarged.
+  """
+  if image.mode == 'RGBA' or max(image.size) > _JPEG_SIDE:
+    return _encoded(image, 'PNG'), 'PNG'
+  return _encoded(image, 'JPEG', quality=quality, subsampling=0), 'JPEG'
 
 
 def _encoded(image: Image.Image, encoding: str, **settings) -> bytes:

@@ -214,7 +214,16 @@ def _examined(job: Job, part: Part) -> Iterator[Examined | Bad]:
     # A path may have bytes that are no text.
     name = record.id.encode('utf-8', 'backslashreplace').decode()
     record = dataclasses.replace(record, id=name)
-    yield record if isinstance(record, Bad) else examine(record, job.options)
+    yield record if isinstance(record, Bad) else _look(record, job.options)
+
+
+def _look(item: Item, options: Options) -> Examined | Bad:
+  """What no test has foreseen of one picture does not end the others."""
+  try:
+    return examine(item, options)
+  except Exception as error:
+    told = ' '.join(f'{type(error).__name__}: {error}'.split())
+    return Bad(item.id, f'cannot be stored: {told}')
 
 
 def serialised(item: Item, labels: bool, captions: bool) -> bytes:

@@ -90,6 +90,17 @@ def test_stripes_become_grey():
   assert np.abs(inner.astype(int) - 128).max() <= 4
 
 
+def test_what_is_too_long_for_jpeg_is_png():
+  image = Image.new('RGB', (90_000, 9), (10, 200, 30))
+  given = Item('a', stored(image, 'PNG'))
+  found = examine.examine(given, Options(short_side=8))
+  assert (found.format, found.height, found.width) == ('PNG', 8, 80_000)
+  pixels = pictures.decode(found.item.image)
+  assert pixels.shape == (8, 80_000, 3)
+  assert (pixels == (10, 200, 30)).all()
+  assert found.dhash == examine.dhash(pixels)
+
+
 def turned() -> bytes:
   """EXIF data: to be turned to the right."""
   exif = Image.Exif()
@@ -107,6 +118,7 @@ def test_alpha_stays_when_a_png_is_shrunk_and_it_is_upright():
   small = Image.open(io.BytesIO(found.item.image))
   assert (small.format, small.mode, small.size) == ('PNG', 'RGBA', (40, 50))
   assert 0x112 not in small.getexif()
+  assert found.dhash == examine.dhash(pictures.decode(found.item.image))
   shown = np.asarray(small)[..., 3]
   assert not shown[:23].any()
   assert (shown[27:] == 77).all()

@@ -63,6 +63,20 @@ def test_a_shard_has_the_good_records_in_order(job, tmp_path):
   assert shard.counts['labels'] == {'-1': 1, '2': 1}
 
 
+def test_an_error_that_nobody_foresaw_is_of_one_picture(job, monkeypatch):
+  def examine(item, options):
+    if item.id == 'a':
+      raise OSError('encoder error -2\nwhen writing')
+    return real(item, options)
+
+  real = writer.examine
+  monkeypatch.setattr(writer, 'examine', examine)
+  records = (RECORDS[0], Item('e', parts.picture(2)))
+  shard = writer.write_part(job, task(parts.Fixed('p', records)))
+  reason = 'cannot be stored: OSError: encoder error -2 when writing'
+  assert (shard.records, shard.bad) == (1, [['a', reason]])
+
+
 def test_hashes_are_those_of_the_records(job, tmp_path):
   writer.write_part(job, task(parts.Fixed('p', RECORDS)))
   path = tmp_path / 'hashes' / 'train-00001-of-00003.npy'
