@@ -18,7 +18,6 @@ from m3i_jax.errors import UserError
 
 TRIED = 32  # pictures of each split
 SHOWN = 8  # on the page, an even number
-MEASURED = 2000  # captions
 TRAINED = 5000  # captions and tags, of the tokenizer that stands for a run's
 _NAMED = 3  # of what is wrong
 _CALLED = {'label': 'label', 'text': 'caption'}
@@ -118,20 +117,20 @@ class Checkup:
 
   def text(self) -> Finding:
     """How many captions are cut."""
-    source = dataset.open_split(self.config, self.config.data.split)
+    c = self.config.data
+    source = dataset.open_split(self.config, c.split)
     words, origin = self.words
-    length = self.config.data.text_length
-    said = texts.as_they_come(source, MEASURED)
-    if not said:
+    text = texts.Text(words, c.text_length, c.tags_probability, c.max_tags)
+    found = texts.lengths(source, text)
+    if not found:
       return Finding('fail', 'no captions', 'is config.data.text the field?')
-    sizes = [len(words.pieces(text)) for text in said]
-    cut = sum(size > length for size in sizes)
-    told = (
-      f'{words.kind}, {words.vocab_size:,} pieces, {origin}; '
-      f'{100 * cut / len(said):.1f}% of {len(said):,} captions are longer than '
-      f'config.data.text_length={length}, the longest has {max(sizes):,} pieces'
+    told = f'{words.kind}, {words.vocab_size:,} pieces, {origin}; '
+    cut = sum(size > c.text_length for size in found)
+    told += texts.truncation(found, text) or (
+      f'none of {len(found):,} captions is longer than '
+      f'config.data.text_length={c.text_length}'
     )
-    if cut > len(said) / 100:
+    if cut > len(found) / 100:
       return Finding(
         'warn', told, 'python -m m3i_jax.tokenizer inspect shows lengths'
       )

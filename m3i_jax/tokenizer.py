@@ -95,12 +95,13 @@ def trained(data: str, given: flags.FlagValues) -> Vocabulary:
 
 
 def source(data: str, given: flags.FlagValues) -> sources.Source:
-  """DATA's split, with its captions and, if they are asked for, its tags."""
+  """DATA's split, with its captions and its tags."""
   fields = describe.describe(data).fields
   if not (given.text or fields.text):
     raise UserError(f'{data} has no captions that are named as usual: --text')
   return sources.open_source(data, given.split, sources.Fields(
-    image=fields.image, text=given.text or fields.text, tags=given.tags
+    image=fields.image, text=given.text or fields.text,
+    tags=given.tags or fields.tags,
   ))  # fmt: skip
 
 

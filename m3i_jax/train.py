@@ -76,7 +76,8 @@ def train(
   )
   data.recipe = dataset.recipe(config, objective, data)
   if data.recipe.text:
-    told = texts.truncation(data.source, data.recipe.text)
+    words = data.recipe.text
+    told = texts.truncation(texts.lengths(data.source, words), words)
     if told:
       _say(f'warning: {told}')
   program = Program(config, objective, mesh)

@@ -54,7 +54,9 @@ def _guessed(features: Mapping[str, Any]) -> Fields:
     names = [
         name
         for name, feature in features.items()
-        if isinstance(getattr(feature, 'feature', feature), kind)
+        if isinstance(feature, kind)
+        or kind is tfds.features.Text
+        and isinstance(getattr(feature, 'feature', None), kind)
     ]
     named = [name for name in usual if name in names]
     if others and len(names) == 1:

@@ -6,6 +6,7 @@ process sees the same order.
 
 import dataclasses
 import functools
+import math
 
 import grain
 import numpy as np
@@ -25,7 +26,8 @@ class Order:
   Attributes:
     lengths: records of each source; their indices follow each other.
     seed: of all.
-    shares: how often each source is drawn, in any unit.
+    shares: how often each source is drawn, in any unit; less than 1e-4 of
+      all count as 1e-4.
     together: positions in a row that come from one source: 2 mixes pictures
       with their own kind, the batch size makes batches of one source.
   """
@@ -48,12 +50,16 @@ class Order:
     index = int(order[drawn * self.together + inside])
     return sum(self.lengths[:source]) + index
 
-  def beside(self, index: int, offset: int) -> int:
-    """The record `offset` after one, within its source, whose end is joined."""
+  def instead(self, index: int, tries: int) -> int:
+    """The record to take after so many tries for one; of the same source.
+
+    Far from it and from each other: what is damaged often lies together.
+    """
     start = 0
     for length in self.lengths:
       if index < start + length:
-        return start + (index - start + offset) % length
+        step = stride(length)
+        return start + (index - start + tries * step) % length
       start += length
     raise IndexError(index)
 
@@ -62,6 +68,15 @@ class Order:
 def epochs(length: int, seed: int) -> grain.MapDataset:
   """Record index by position: each epoch is a new permutation of `length`."""
   return grain.MapDataset.range(length).seed(seed).shuffle().repeat()
+
+
+@functools.lru_cache(maxsize=64)
+def stride(length: int) -> int:
+  """A step whose multiples spread over 0 .. length - 1, and meet all of it."""
+  step = max(1, round(length * (math.sqrt(5) - 1) / 2))  # golden ratio
+  while math.gcd(step, length) > 1:
+    step += 1
+  return step
 
 
 def counted(shares: tuple[float, ...]) -> list[int]:

@@ -37,7 +37,8 @@ _READERS = (
   (4, b'ftypavi', AvifImagePlugin.AvifImageFile),
   (4, b'jP  ', Jpeg2KImagePlugin.Jpeg2KImageFile),
   (0, b'\xff\x4f\xff\x51', Jpeg2KImagePlugin.Jpeg2KImageFile),
-  *((0, b'P%d' % n, PpmImagePlugin.PpmImageFile) for n in range(1, 7)),
+  # Plain ones (P1 to P3) are read by Python, in minutes if somebody means it.
+  *((0, b'P%d' % n, PpmImagePlugin.PpmImageFile) for n in range(4, 7)),
 )
 # By EXIF orientation: what turns the stored picture upright.
 _TURNS = {

@@ -7,6 +7,7 @@ bare step number, and on any number of hosts it sees the same batches.
 
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -46,8 +47,8 @@ def sample(
 ) -> dict[str, Any]:
   """The row of a batch at a position of the global order.
 
-  A record whose picture cannot be read goes into quarantine, and gives way to
-  the one after it.
+  A record whose picture cannot be read goes into quarantine, and another one
+  of its source takes its place, always the same.
 
   Raises:
     UserError: MAX_REPLACEMENTS records in a row cannot be read.
@@ -55,8 +56,8 @@ def sample(
   order = order_of(source, seed)
   first = order[position]
   rng = functools.partial(_rng, seed, position)
-  for offset in range(MAX_REPLACEMENTS):
-    index = order.beside(first, offset)
+  for tries in range(MAX_REPLACEMENTS):
+    index = order.instead(first, tries)
     name = f'record {index}'
     try:
       record = source[index]
@@ -69,7 +70,7 @@ def sample(
       row['label'] = np.int32(record['label'])
     if recipe.text:
       row |= recipe.text.row(record, rng('text'))
-    return row | {'record': np.int32(index), 'replaced': np.bool_(offset > 0)}
+    return row | {'record': np.int32(index), 'replaced': np.bool_(tries > 0)}
   raise UserError(
       f'{MAX_REPLACEMENTS} pictures in a row cannot be read, the last is '
       f'{name!r}: check the data set'
@@ -134,8 +135,10 @@ def loader(
 
 
 def _decoded(source: Source) -> bool:
+  """Whether the first picture (of each source, if they are mixed) is."""
+  starts = itertools.accumulate(order_of(source, 0).lengths[:-1], initial=0)
   try:
-    return isinstance(source[0]['image'], np.ndarray)
+    return all(isinstance(source[i]['image'], np.ndarray) for i in starts)
   except PictureError:
     return False
 

@@ -11,8 +11,6 @@ from m3i_jax.errors import UserError
 UNFINISHED = '.unfinished'  # what a stopped `prepare` has left
 EMOJI64 = epath.Path(__file__).parent / 'emoji64'
 _VERSION = re.compile(r'\d+\.\d+\.\d+')
-_PICTURES = ('.jpg', '.jpeg', '.png', '.webp', '.tar', '.csv', '.jsonl',
-             '.parquet')  # fmt: skip
 
 
 def tfds_home() -> epath.Path:
@@ -55,11 +53,17 @@ def directory(name: str) -> epath.Path:
 
 def _is_raw(place: epath.Path) -> bool:
   """Whether there seems to be what `prepare` reads."""
+  from m3i_jax.prepare import conventions, tables, tars  # if needed only
+
   if not place.is_dir():
     return place.exists()
   beginning = itertools.islice(place.iterdir(), 1000)
   return any(
-      path.suffix.lower() in _PICTURES or path.is_dir() for path in beginning
+      conventions.is_picture(path.name)
+      or tars.is_tar(path.name)
+      or path.name.lower().endswith(tables.SUFFIXES)
+      or path.is_dir()
+      for path in beginning
   )
 
 

@@ -7,17 +7,20 @@ field of the data set under its own name. Nothing is ever downloaded.
 
 import dataclasses
 import re
+import resource
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
+import numpy as np
 from etils import epath
 
 from m3i_jax.data import places, synthetic
-from m3i_jax.data.pictures import PictureError, decode
+from m3i_jax.data.pictures import PictureError, decode, open_picture
 from m3i_jax.errors import UserError
 
 _STRIDE = re.compile(r'(.+)\[::([1-9]\d*)\]')
 MEMORY_BUDGET = 256 * 2**20  # bytes of decoded pictures worth keeping
+_SMALLEST = 16  # pixels a side, of pictures that are worth it
 
 Record = dict[str, Any]
 
@@ -117,6 +120,7 @@ class Encoded:
   def __init__(self, directory: epath.Path, name: str, split: str):
     import tensorflow_datasets as tfds
 
+    _open_many()
     builder = places.builder(directory)
     self.features = dict(builder.info.features)
     self.names = {
@@ -136,6 +140,7 @@ class Encoded:
     }
     try:
       self._records = builder.as_data_source(split, decoders=encoded)
+      shards = builder.info.splits[split].filepaths
     except NotImplementedError as error:
       raise UserError(
           f'data set {name!r} at {directory} is not in a random-access format: '
@@ -146,6 +151,11 @@ class Encoded:
           f'cannot read split {split!r} of data set {name!r}: '
           f'it has {", ".join(builder.info.splits)}'
       ) from error
+    if missing := [path for path in shards if not path.exists()]:
+      raise UserError(
+          f'{missing[0]} is missing, {len(missing):,} of {len(shards):,} files '
+          f'of split {split!r}: prepare it again, or bring them back'
+      )
 
   def __len__(self) -> int:
     return len(self._records)
@@ -156,12 +166,23 @@ class Encoded:
     except IndexError:
       raise
     except Exception as error:  # of a damaged shard it raises many kinds
+      if 'Too many open files' in str(error):
+        raise UserError(
+          f'{len(self._records):,} records lie in more files than a process '
+          'may open: raise `ulimit -n`'
+        ) from error
       raise PictureError(f'unreadable record: {error}') from error
     for field in self._texts:
       texts = _strings(record[field])
       single = isinstance(record[field], bytes)
       record[field] = texts[0] if single else texts
     return record
+
+
+def _open_many() -> None:
+  """As many open files as the system lets a process have: one a shard."""
+  most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+  resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class _Named:
@@ -205,13 +226,18 @@ class Thinned:
 
 
 class _Kept:
-  """A small source whose records are read and decoded once."""
+  """A source whose small pictures are read and decoded once.
+
+  Small is what all records together could have of MEMORY_BUDGET, so that which
+  pictures are kept depends on nothing but the pictures.
+  """
 
   def __init__(self, source: Source):
     self.names = source.names
     self.classes = source.classes
     self.fields = source.fields
     self._source = source
+    self._pixels = MEMORY_BUDGET // (3 * max(len(source), 1))
     self._kept: dict[int, Record] = {}
 
   def __reduce__(self):  # a worker process fills its own memory
@@ -225,26 +251,34 @@ class _Kept:
     if record is None:
       record = self._source[i]
       try:
-        record['image'] = decode(record['image'])
-        record['image'].flags.writeable = False  # shared by all readers
+        if _pixels(record['image']) <= self._pixels:
+          record['image'] = decode(record['image'])
+          record['image'].flags.writeable = False  # shared by all readers
+          self._kept[i] = record
       except PictureError:
-        pass  # stays encoded: whoever decodes it learns why it fails
-      self._kept[i] = record
+        pass  # whoever decodes it learns why it fails
     return record.copy()
 
 
+def _pixels(image: bytes | np.ndarray) -> int:
+  if isinstance(image, np.ndarray):
+    return image.size // 3
+  picture = open_picture(image)
+  return picture.width * picture.height
+
+
 def _keep_if_small(source: Source) -> Source:
-  try:
-    size = decode(source[0]['image']).nbytes
-  except PictureError:
-    return source
-  return _Kept(source) if size * len(source) <= MEMORY_BUDGET else source
+  few = MEMORY_BUDGET // (3 * _SMALLEST**2)
+  return _Kept(source) if len(source) <= few else source
 
 
 def _strings(value: Any) -> tuple[str, ...]:
   if isinstance(value, bytes | str):
     value = (value,)
-  return tuple(v.decode() if isinstance(v, bytes) else str(v) for v in value)
+  return tuple(
+      v.decode(errors='replace') if isinstance(v, bytes) else str(v)
+      for v in value
+  )
 
 
 def open_synthetic(name: str, split: str) -> synthetic.Synthetic:

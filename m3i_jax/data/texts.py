@@ -2,13 +2,13 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from m3i_jax.data.order import stride
 from m3i_jax.data.pictures import PictureError
 from m3i_jax.data.sources import Record, Source
 from m3i_jax.data.vocabulary import Vocabulary, fit
@@ -83,31 +83,33 @@ def _sampled(source: Source, most: int) -> Iterator[Record]:
 
 def scattered(length: int) -> Iterator[int]:
   """All of 0 .. length - 1, the first few of them spread evenly as well."""
-  stride = max(1, round(length * (math.sqrt(5) - 1) / 2))  # golden ratio
-  while math.gcd(stride, length) > 1:
-    stride += 1
-  return (i * stride % length for i in range(length))
+  return (i * stride(length) % length for i in range(length))
 
 
-def truncation(source: Source, text: Text) -> str:
-  """One line on the captions of some records that are cut; '' if none is.
+def lengths(source: Source, text: Text) -> list[int]:
+  """Pieces of captions, of some records spread evenly.
 
   A caption counts with the longest tags that may come with it.
   """
   size = lambda words: len(text.tokenizer.pieces(words))
   most = text.max_tags if text.tags_probability else 0
-  lengths = []
+  found = []
   for record in itertools.islice(_sampled(source, _MEASURED), _MEASURED):
     tags = sorted(record['tags'], key=size, reverse=True)[:most]
-    lengths += [size(_tagged(words, tags)) for words in record['text']]
-  long = sum(length > text.length for length in lengths)
+    found += [size(_tagged(words, tags)) for words in record['text']]
+  return found
+
+
+def truncation(found: Sequence[int], text: Text) -> str:
+  """One line on how many of `lengths` are cut; '' if none is."""
+  long = sum(length > text.length for length in found)
   if not long:
     return ''
   return (
-      f'{long:,} of {len(lengths):,} captions that were looked at'
-      f'{" with their longest tags" if most else ""} are longer than '
-      f'config.data.text_length={text.length} and lose their end; '
-      f'{max(lengths)} would fit all of these'
+      f'{long:,} of {len(found):,} captions that were looked at'
+      f'{" with their longest tags" if text.tags_probability else ""} are '
+      f'longer than config.data.text_length={text.length} and lose their end; '
+      f'{max(found)} would fit all of these'
   )
 
 

@@ -75,9 +75,14 @@ def test_small_shares_are_drawn_and_zero_ones_never():
   assert many == [1] * 20 + [BLOCK - 20] and sum(many) == BLOCK
 
 
-def test_a_neighbour_is_of_the_same_source():
-  order = Order((3, 4), 0, (1, 1))
-  assert [order.beside(2, n) for n in range(4)] == [2, 0, 1, 2]
-  assert [order.beside(5, n) for n in range(5)] == [5, 6, 3, 4, 5]
+def test_a_stand_in_is_of_the_same_source_and_far():
+  order = Order((3, 1000), 0, (1, 1))
+  assert sorted(order.instead(2, n) for n in range(3)) == [0, 1, 2]
+  assert order.instead(2, 0) == 2 and order.instead(2, 3) == 2
+  tries = [order.instead(500, n) for n in range(1000)]
+  assert sorted(tries) == list(range(3, 1003))
+  # A tenth that is damaged in one piece is left at the first or second try.
+  for index in range(303, 403):
+    assert not all(303 <= order.instead(index, n) < 403 for n in range(2))
   with pytest.raises(IndexError):
-    order.beside(7, 0)
+    order.instead(1003, 0)

@@ -185,3 +185,58 @@ def test_a_damaged_shard_costs_its_records_alone(tmp_path):
   position = next(p for p in range(len(source)) if order[p] == bad[0])
   row = pipeline.sample(source, 0, position, pipeline.Recipe(crops))
   assert row['replaced'] and row['record'] not in bad
+
+
+def test_a_missing_shard_is_named(tmp_path):
+  shutil.copytree(places.EMOJI64 / '1.0.0', tmp_path / '1.0.0')
+  (shard,) = (tmp_path / '1.0.0').glob('*-vendor.*')
+  shard.unlink()
+  assert len(open_source(str(tmp_path), 'train', EMOJI)) == 2608
+  with pytest.raises(UserError, match=f'{shard.name} is missing, 1 of 1'):
+    open_source(str(tmp_path), 'vendor[:10%]', EMOJI)
+
+
+def test_a_shard_damaged_in_one_piece_does_not_end_a_run(tmp_path):
+  shutil.copytree(places.EMOJI64 / '1.0.0', tmp_path / '1.0.0')
+  (shard,) = (tmp_path / '1.0.0').glob('*-train.*')
+  data = bytearray(shard.read_bytes())
+  data[1_000_000:1_300_000] = bytes(300_000)
+  shard.write_bytes(data)
+  source = open_source(str(tmp_path), 'train', EMOJI)
+  recipe = pipeline.Recipe({'a': Crop(8)})
+  rows = [pipeline.sample(source, 0, p, recipe) for p in range(300)]
+  assert sum(row['replaced'] for row in rows) > 10
+
+
+def test_only_small_pictures_of_a_source_are_kept(monkeypatch):
+  class Sizes:
+    classes, names, fields = (), {}, Fields()
+    read = []
+
+    def __len__(self):
+      return 4
+
+    def __getitem__(self, i):
+      self.read.append(i)
+      side = (16, 300)[i % 2]
+      return {'image': np.zeros((side, side, 3), np.uint8), 'id': str(i)}
+
+  monkeypatch.setattr(sources, 'MEMORY_BUDGET', 4 * 3 * 100 * 100)
+  kept = sources._keep_if_small(Sizes())
+  for _ in range(3):
+    for i in range(4):
+      kept[i]
+  assert sorted(Sizes.read) == [0, 1, 1, 1, 2, 3, 3, 3]
+
+
+def test_as_many_files_may_be_open_as_the_system_allows():
+  script = (
+    'import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (64, 4000));'
+    'from m3i_jax.data import sources;'
+    'sources.open_source("emoji", "train", sources.Fields());'
+    'print(r.getrlimit(r.RLIMIT_NOFILE))'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', script], capture_output=True, text=True
+  )
+  assert done.stdout.strip() == '(4000, 4000)', done.stderr

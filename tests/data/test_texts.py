@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 from m3i_jax.data.pictures import PictureError
-from m3i_jax.data.texts import Text, captions, scattered, truncation
+from m3i_jax.data.texts import Text, captions, lengths, scattered
+from m3i_jax.data.texts import truncation as told
 from m3i_jax.data.tokenizer import EOS, Tokenizer, train_tokenizer
+
+
+def truncation(source, text):
+  return told(lengths(source, text), text)
 
 
 @pytest.fixture(scope='module')
