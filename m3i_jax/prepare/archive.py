@@ -14,11 +14,14 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from m3i_jax.prepare import raw
+from m3i_jax.prepare import raw, tar_headers
+from m3i_jax.prepare.tar_headers import BLOCK, Broken, Damaged
 
-BLOCK = 512
 _EXTENSIONS = 2**16  # bytes of a long name or of attributes
+_HEADERS = 6  # of one member; honest ones have up to four
+_LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _ATTRIBUTES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_FAILURES = (OSError, EOFError, zlib.error, OverflowError, ValueError)
 _KINDS = {
     tarfile.REGTYPE: 'file',
     tarfile.AREGTYPE: 'file',
@@ -33,16 +36,12 @@ _KINDS = {
 }
 
 
-class Broken(ValueError):
-  """A tar that is cut short or damaged; the message says where."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Member:
   """A file in a tar, or something that pretends to be one.
 
   Attributes:
-    name: as written, without './' in front.
+    name: as written, without './'.
     kind: 'file', 'folder', or what else it is.
     start: of its bytes in the tar.
     size: in bytes.
@@ -130,65 +129,119 @@ def members(file: BinaryIO, closed: bool = False) -> Iterator[Member]:
   Raises:
     Broken: the tar is damaged or ends early.
   """
-  place, last, known = 0, '', {}
-  while True:
-    block = _read(file, place, BLOCK, last, or_end=True)
-    if not block.strip(b'\0'):
-      if not block and closed:
-        raise Broken(f'ends early: nothing after {raw.shown(last)!r}')
-      return
-    info = _header(block, place)
-    start = place + BLOCK
-    place = start + info.size
-    if info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK) or (
-        info.type in _ATTRIBUTES
-    ):
-      known |= _extension(file, info, start)
-      place += -info.size % BLOCK
-      continue
-    name = known.get('path', info.name)
-    size = int(known.get('size', info.size))
-    kind = _KINDS.get(info.type, 'unknown kind')
-    if any(key.startswith('GNU.sparse') for key in known):
-      kind = 'sparse file'
-    if kind in ('folder', 'symbolic link', 'hard link', 'device', 'pipe'):
-      size = 0
-    last, known = name, {}
-    yield Member(re.sub(r'^(\./+)+', '', name), kind, start, size)
-    place = start + size + -size % BLOCK
+  for found in survivors(file, closed):
+    if isinstance(found, Broken):
+      raise found
+    yield found
 
 
-def _header(block: bytes, place: int) -> tarfile.TarInfo:
+def survivors(
+    file: BinaryIO, closed: bool = False
+) -> Iterator[Member | Broken]:
+  """As `members`, but what is damaged is given as such, and reading goes on.
+
+  It goes on at the next header, if there is one. Nothing is read backwards,
+  which would begin a compressed tar anew.
+  """
+  place, last, block = 0, '', b''
   try:
-    info = tarfile.TarInfo.frombuf(block, 'utf-8', 'surrogateescape')
-  except (tarfile.HeaderError, ValueError) as error:
-    raise Broken(f'damaged: no header of a member at byte {place:,}') from error
-  if info.size < 0:
-    raise Broken(f'damaged: a size below 0 at byte {place:,}')
-  return info
+    while block := block or _read(file, place, BLOCK, last, or_end=True):
+      try:
+        member = _member(file, block, place)
+      except Damaged as damage:
+        end = not block.strip(b'\0')
+        place, block = _next_header(file, damage.place)
+        if block is not None or not end:
+          yield damage
+        if not block:
+          return
+        continue
+      yield member
+      last, block = member.name, b''
+      place = member.start + member.size + -member.size % BLOCK
+  except Broken as error:
+    yield error
+    return
+  if closed:
+    yield Broken(f'ends early: nothing after {raw.shown(last)!r}')
 
 
-def _extension(file: BinaryIO, info: tarfile.TarInfo, start: int) -> dict:
+def _member(file: BinaryIO, block: bytes, place: int) -> Member:
+  """The member whose first header is `block`, read from `place`.
+
+  Raises:
+    Damaged: one of its headers is no header.
+    Broken: the tar ends before its bytes begin.
+  """
+  known: dict[str, str] = {}
+  for _ in range(_HEADERS):
+    info = tar_headers.parse(block, place)
+    start = place + BLOCK
+    if info.type not in (*_LONG, *_ATTRIBUTES):
+      return _described(info, known, start)
+    known |= _extension(file, info, start)
+    place = start + info.size + -info.size % BLOCK
+    block = _read(file, place, BLOCK, known.get('path', info.name))
+  raise Damaged(
+      f'damaged: more than {_HEADERS} headers of a member at byte {place:,}',
+      place,
+  )
+
+
+def _described(
+    info: tarfile.TarInfo, known: dict[str, str], start: int
+) -> Member:
+  name = known.get('path', info.name)
+  size = int(known.get('size', info.size))
+  kind = _KINDS.get(info.type, 'unknown kind')
+  if any(key.startswith(tar_headers.SPARSE) for key in known):
+    kind = 'sparse file'
+  if kind in ('folder', 'symbolic link', 'hard link', 'device', 'pipe'):
+    size = 0
+  return Member(re.sub(r'(^|/)(\./+)+', r'\1', name), kind, start, size)
+
+
+def _next_header(file: BinaryIO, place: int) -> tuple[int, bytes | None]:
+  """The next header and where it is.
+
+  Returns:
+    b'' if there is none, None if there are but zeros.
+  """
+  rest = None
+  try:
+    file.seek(place)
+    while block := file.read(BLOCK):
+      if block[257:262] == b'ustar' and tar_headers.is_header(block):
+        return place, block
+      if rest is None and block.strip(b'\0'):
+        rest = b''
+      place += len(block)
+  except _FAILURES as error:
+    raise Broken(f'damaged: from byte {place:,} on ({error})') from error
+  return place, rest
+
+
+def _extension(
+    file: BinaryIO, info: tarfile.TarInfo, start: int
+) -> dict[str, str]:
   """What a header in front of the true one says of it."""
   if info.size > _EXTENSIONS:
-    raise Broken(
-        f'damaged: {info.size:,} bytes of attributes at byte {start:,}'
+    raise Damaged(
+        f'damaged: {info.size:,} bytes of attributes at byte {start:,}', start
     )
   data = _read(file, start, info.size, 'attributes')
   if info.type == tarfile.GNUTYPE_LONGNAME:
     name = data.split(b'\0', 1)[0]
     return {'path': name.decode('utf-8', 'surrogateescape')}
-  if info.type != tarfile.XHDTYPE and info.type != tarfile.SOLARIS_XHDTYPE:
+  if info.type not in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
     return {}  # a link's target, or attributes of all members
-  known = {}
-  while match := re.match(rb'(\d{1,9}) ([^=]+)=', data):
-    length = int(match[1])
-    key = match[2].decode('utf-8', 'replace')
-    value = data[match.end() : length - 1]
-    known[key] = value.decode('utf-8', 'surrogateescape')
-    data = data[length:] if length else b''
-  if not known.get('size', '0').isdecimal():
-    raise Broken(f'damaged: a size that is no number at byte {start:,}')
+  after = start + info.size + -info.size % BLOCK
+  known = tar_headers.attributes(data)
+  if known is None:
+    raise Damaged(f'damaged: attributes at byte {start:,}', after)
+  if not re.fullmatch(r'[0-9]{1,19}', known.get('size', '0')):
+    told = f'damaged: a size that is no number at byte {start:,}'
+    raise Damaged(told, after)
   return known
 
 
@@ -204,7 +257,7 @@ def _read(
       return data
     if or_end and not data and file.seek(0, io.SEEK_END) >= place:
       return b''
-  except (OSError, EOFError, zlib.error, OverflowError, ValueError) as error:
+  except _FAILURES as error:
     kind = 'cut short' if isinstance(error, EOFError) else 'damaged'
     raise Broken(f'{kind}: {raw.shown(name)!r} ({error})') from error
   raise Broken(told)

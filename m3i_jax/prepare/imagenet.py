@@ -49,8 +49,8 @@ class ClassPart:
       for member in found:
         id_ = f'{self.key}/{shown(member.name)}'
         yield _item(file, member, id_, self.label)
-    if broken:
-      yield Bad(self.key, f'tar {broken}')
+    for damage in broken:
+      yield Bad(self.key, f'tar {damage}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,17 +75,17 @@ class MembersPart:
         yield _item(file, member, os.path.basename(member.name), label)
 
 
-def _index(file) -> tuple[list[archive.Member], str]:
-  """The pictures and the unsafe members by name, and how the tar breaks."""
-  found = []
-  try:
-    for member in archive.members(file):
-      name = os.path.basename(member.name)
-      if member.kind != 'folder' and not conventions.is_hidden(name):
-        found.append(member)
-  except archive.Broken as error:
-    return _sorted(found), str(error)
-  return _sorted(found), ''
+def _index(file) -> tuple[list[archive.Member], list[archive.Broken]]:
+  """The pictures and the unsafe members by name, and where the tar breaks."""
+  found, broken = [], []
+  for member in archive.survivors(file):
+    if isinstance(member, archive.Broken):
+      broken.append(member)
+    elif member.kind != 'folder' and not conventions.is_hidden(
+        os.path.basename(member.name)
+    ):
+      found.append(member)
+  return _sorted(found), broken
 
 
 def _sorted(members: list[archive.Member]) -> list[archive.Member]:

@@ -41,14 +41,14 @@ class Keys:
 
   def limit(self, extension: str) -> int:
     """How many bytes of a member are read at most; 0 leaves it alone."""
-    if extension == self.image or (not self.image and _is_image(extension)):
+    if extension == self.image if self.image else _is_image(extension):
       return raw.PICTURE_BYTES
     return self.small(extension)
 
   def small(self, extension: str) -> int:
     """As `limit`, of captions and labels alone."""
     known = (*conventions.CAPTIONS, 'cls', 'json', *self.texts, self.label)
-    return raw.TEXT_BYTES if extension in known else 0
+    return raw.TEXT_BYTES if extension and extension in known else 0
 
 
 def _is_image(extension: str) -> bool:
@@ -58,12 +58,16 @@ def _is_image(extension: str) -> bool:
 def read(file: BinaryIO, limit: Callable[[str], int]) -> Iterator[Sample | Bad]:
   """The samples of an open tar, and the members that belong to none.
 
-  A tar that breaks gives what came before, then one Bad. Of pickles and other
-  members that nobody asked for only the names are read.
+  A tar that is damaged gives one Bad there, and what comes after it, if that
+  can be found. Of pickles and other members that nobody asked for only the
+  names are read.
   """
   sample, seen = Sample(''), set()
   try:
-    for member in archive.members(file):
+    for member in archive.survivors(file):
+      if isinstance(member, archive.Broken):
+        yield Bad('', f'tar {member}')
+        continue
       if member.unsafe:
         name = raw.shown(member.name)
         yield Bad(name, f'unsafe member: {member.unsafe}')
@@ -133,7 +137,7 @@ def item(sample: Sample, id_: str, keys: Keys, known: labels.Labels) -> Item:
 
 def image_of(sample: Sample, keys: Keys) -> str:
   """The extension of its picture; raises raw.Unusable if it has none."""
-  if keys.image in sample.fields:
+  if keys.image and keys.image in sample.fields:
     return keys.image
   if not keys.image:
     for extension in conventions.PICTURES:

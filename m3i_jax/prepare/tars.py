@@ -189,7 +189,11 @@ def _probe(
         f'{reason[:200]}'
     )
   keys = _keys(extensions, values, seen, wanted)
-  ignored = [name for name in sorted(extensions) if not keys.limit(name)]
+  ignored = [
+      name or 'without extension'
+      for name in sorted(extensions)
+      if not keys.limit(name)
+  ]
   return keys, ignored
 
 

@@ -119,6 +119,29 @@ def test_a_member_can_be_named(tmp_path):
   assert item.image == CAT and item.captions == ('other',)
 
 
+def test_a_member_without_extension_is_no_picture(tmp_path):
+  layout = _layout(tmp_path, {'000': b'text', '000.jpg': DOG})
+  assert [item.image for item in making.items(layout)] == [DOG]
+  assert layout.told.endswith('members left alone: without extension')
+
+
+def test_dots_in_paths(tmp_path):
+  layout = _layout(tmp_path, {
+      'a/./b.jpg': DOG, 'a/b.txt': b'a dog', '././c/.//./d.png': CAT,
+      './e.jpg': OWL, 'f/.hidden/g.jpg': OWL,
+  })  # fmt: skip
+  assert brief(making.items(layout)) == [
+      ('x/a/b', -1, ('a dog',)), ('x/c/d', -1, ()), ('x/e', -1, ())
+  ]  # fmt: skip
+  assert not making.bad(layout)
+
+
+def test_a_tar_that_vanishes(tmp_path):
+  layout = _layout(tmp_path, {'a.jpg': DOG})
+  (tmp_path / 'x.tar').unlink()
+  assert making.bad(layout) == [('x', 'tar cannot be opened: no such file')]
+
+
 def test_tars_of_a_folder_are_parts_in_order(tmp_path):
   making.tree(tmp_path, {
       '00001.tar': making.tar({'b.jpg': CAT, 'b.txt': b'b'}),
