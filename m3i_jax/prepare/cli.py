@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -15,8 +16,9 @@ from absl import flags
 from etils import epath
 
 from m3i_jax.data import pictures
+from m3i_jax.data.places import UNFINISHED
 from m3i_jax.errors import STOPPED, UserError
-from m3i_jax.prepare import crew, finish, holdout, manifest, writer
+from m3i_jax.prepare import conventions, crew, finish, holdout, manifest, writer
 from m3i_jax.prepare.items import Layout, Options
 from m3i_jax.prepare.progress import Progress, TooManyBad
 from m3i_jax.prepare.writer import Job, Task
@@ -91,6 +93,20 @@ def recognise(source: str, given: Options) -> Layout:
   return layout
 
 
+def real(source: str) -> str:
+  """One name of a source, however its path was typed.
+
+  Links in the path are resolved; not that of a file, whose name tells its kind.
+  """
+  if source.startswith('tfds:') or conventions.is_address(source):
+    return source
+  path = os.path.expanduser(source)
+  if os.path.isdir(path):
+    return os.path.realpath(path)
+  folder, name = os.path.split(path)  # also of x-{000..042}.tar
+  return os.path.join(os.path.realpath(folder), name)
+
+
 def place(source: str, out: str) -> str:
   """The path of --out; UserError if it lies in the source."""
   if '://' in out:
@@ -117,13 +133,14 @@ def run(source: str, values: Any, write: Write) -> int:
   """The command, or its Beam pipeline: they differ in `write`."""
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
   given = options(values)
+  source = real(source)
   out = place(source, values.out)
   if values.duplicates and '://' in out:
     raise UserError('--duplicates reads records, from a local --out only')
   try:
     layout = recognise(source, given)
     print(f'prepare: {layout.told}', flush=True)
-    prepare(layout, out, given, write, values.overwrite)
+    prepare(source, layout, out, given, write, values.overwrite)
     if values.duplicates:
       from m3i_jax.prepare import duplicates
 
@@ -138,11 +155,17 @@ def run(source: str, values: Any, write: Write) -> int:
 
 
 def prepare(
-  layout: Layout, out: str, given: Options, write: Write, overwrite: bool
+  source: str,
+  layout: Layout,
+  out: str,
+  given: Options,
+  write: Write,
+  overwrite: bool,
 ) -> dict[str, Any]:
   """Writes `out` from the layout, or finds that this was done.
 
   Args:
+    source: as `real` gives it: another one does not go on from what is there.
     write: writes the shards of tasks, in whatever order.
   Returns:
     the manifest.
@@ -159,6 +182,7 @@ def prepare(
     print(f'prepare: {out} is there already: nothing to do')
     return found
   with _lock(target):
+    _claim(target, {'source': source, 'plan': job.plan}, overwrite)
     left = [task for task in tasks if not writer.written(job, task)]
     if kept := len(tasks) - len(left):
       print(f'prepare: {kept} of {len(tasks)} parts are there already')
@@ -186,7 +210,7 @@ def _finished(
   target: epath.Path, job: Job, tasks: list[Task]
 ) -> dict[str, Any] | None:
   """The manifest, if all was done before; UserError if something else was."""
-  if (target / writer.UNFINISHED).exists() or not target.exists():
+  if (target / UNFINISHED).exists() or not target.exists():
     return None
   found = manifest.read(target)
   if found is None:
@@ -201,6 +225,29 @@ def _finished(
   if wrong := manifest.verify(target):
     raise UserError(f'{wrong[0]}: begin anew by --overwrite')
   return found
+
+
+def _claim(target: epath.Path, ours: dict[str, str], overwrite: bool) -> None:
+  """UserError if another command was stopped here; then says which this is.
+
+  Files of the source that have changed are no matter: their parts tell.
+  """
+  mark = target / UNFINISHED / 'source'
+  try:
+    left = json.loads(mark.read_text())
+  except FileNotFoundError:
+    left = ours
+  except ValueError:  # nobody's
+    left = {}
+  if left != ours and not overwrite:
+    told = f'of {left.get("source", "something")}'
+    if left.get('source') == ours['source']:
+      told += ' with other options or labels'
+    raise UserError(
+      f'{target} has what a prepare {told} has left when it was stopped: run '
+      'that again, name another --out, or begin anew by --overwrite'
+    )
+  finish.write(mark, json.dumps(ours))
 
 
 @contextlib.contextmanager

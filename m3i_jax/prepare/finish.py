@@ -1,14 +1,16 @@
 """From finished shards to a data set: the files that speak of all of them."""
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
 
+from m3i_jax.data.places import UNFINISHED
 from m3i_jax.errors import UserError
-from m3i_jax.prepare import manifest, writer
+from m3i_jax.prepare import duplicates, manifest, writer
 from m3i_jax.prepare.counts import Counts
 from m3i_jax.prepare.items import Layout
 from m3i_jax.prepare.progress import TooManyBad
@@ -19,8 +21,8 @@ QUARANTINE = 'quarantine.jsonl'
 _OURS = re.compile(
   rf'{NAME}-\w+\.array_record-\d+-of-\d+|(hashes/)?\w+-\d+-of-\d+\.npy'
 )
-
-_REST = ('duplicates.jsonl', 'features.json', 'label.labels.txt')
+# Written by TFDS.
+_FEATURES = ('features.json', 'label.labels.txt')
 
 Done = dict[str, list[tuple[Task, Shard]]]
 
@@ -41,27 +43,29 @@ def finish(job: Job, layout: Layout, tasks: list[Task]) -> dict[str, Any]:
       raise RuntimeError(f'{task.side} is missing: the shard was not written')
     done[task.split].append((task, shard))
   out = epath.Path(job.out)
-  _write(out / QUARANTINE, ''.join(_quarantine(done)))
+  write(out / QUARANTINE, ''.join(_quarantine(done)))
   for split, shards in done.items():
     _refuse_bad(split, [shard for _, shard in shards], job)
   _sweep(out, tasks)
   features(layout).save_config(out)
   told = manifest.build(job, layout, done)
-  _write(out / manifest.FILE, json.dumps(told, indent=1) + '\n')
-  _write(out / INFO, json.dumps(_info(layout, done), indent=1) + '\n')
-  (out / writer.UNFINISHED).rmtree()
+  write(out / manifest.FILE, json.dumps(told, indent=1) + '\n')
+  _settle(out)
+  write(out / INFO, json.dumps(_info(layout, done), indent=1) + '\n')
+  _settle(out)
+  (out / UNFINISHED).rmtree()
   return told
 
 
 def forget(out: epath.Path) -> None:
   """Removes a data set that `prepare` made; one that was stopped may go on."""
-  unfinished = (out / writer.UNFINISHED).exists()
+  unfinished = (out / UNFINISHED).exists()
   if unfinished or not out.exists() or not any(out.iterdir()):
     return
   if manifest.read(out) is None:
     raise UserError(f'{out} was not made by prepare: nothing is removed there')
   writer.begin(out)  # first: from here on it is none
-  for name in (INFO, manifest.FILE, QUARANTINE, *_REST):
+  for name in (INFO, manifest.FILE, QUARANTINE, duplicates.FILE, *_FEATURES):
     (out / name).unlink(missing_ok=True)
   _sweep(out, [])
 
@@ -138,11 +142,21 @@ def _info(layout: Layout, done: Done) -> dict[str, Any]:
   }
 
 
-def _write(path: epath.Path, text: str) -> None:
+def write(path: epath.Path, text: str) -> None:
   """Atomic on a local disk; a bucket's objects are whole or not there."""
   if '://' in str(path):
     path.write_text(text)
     return
   unfinished = path.with_name(f'{path.name}.tmp')
   unfinished.write_text(text)
-  unfinished.replace(path)
+  writer.sync(unfinished)
+  os.replace(unfinished, path)
+
+
+def _settle(out: epath.Path) -> None:
+  """Waits for what is there to be on a local disk, under its name."""
+  if '://' in str(out):
+    return
+  written = [out / name for name in _FEATURES if (out / name).exists()]
+  for path in (*written, out / 'hashes', out):
+    writer.sync(path)

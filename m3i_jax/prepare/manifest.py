@@ -8,6 +8,7 @@ from typing import Any
 
 from etils import epath
 
+from m3i_jax.data.places import UNFINISHED
 from m3i_jax.prepare import writer
 from m3i_jax.prepare.counts import Counts
 from m3i_jax.prepare.items import Layout
@@ -111,7 +112,7 @@ def verify(directory: str | os.PathLike, full: bool = False) -> list[str]:
     []: nothing is, or the directory is none that `prepare` made.
   """
   place = epath.Path(directory)
-  if (place / writer.UNFINISHED).exists():
+  if (place / UNFINISHED).exists():
     return [f'{place}: prepare was stopped there: run the same command again']
   manifest = read(place)
   if manifest is None:

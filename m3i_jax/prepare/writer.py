@@ -1,8 +1,9 @@
 """From a part to a shard: one ArrayRecord file, its hashes, its side file.
 
-A shard is written under its last name, and its side file after it, so that a
-part whose side file is there is done, however the writing ended. What makes a
-directory a data set, `dataset_info.json`, comes last (finish.py).
+A shard is written under its last name, and its side file after it, each when
+its bytes are on the disk, so that a part whose side file is there is done,
+however the writing ended, by a lost machine too. What makes a directory a data
+set, `dataset_info.json`, comes last (finish.py).
 """
 
 import contextlib
@@ -19,13 +20,13 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
+from m3i_jax.data.places import UNFINISHED
 from m3i_jax.prepare.counts import Counts
 from m3i_jax.prepare.examine import HASHES, Examined, examine
 from m3i_jax.prepare.items import Bad, Item, Layout, Options, Part
 
 FORMAT = 1  # grows when the same source would give other bytes
 NAME = 'pictures'  # of every data set that is written here
-UNFINISHED = '.unfinished'
 TELL = 16  # records between two words on how far it is
 
 # One record a chunk, for random access; pictures are compressed already.
@@ -247,6 +248,18 @@ def _example_type() -> type:
   return tf_example_pb2.Example
 
 
+def sync(path: str | os.PathLike) -> None:
+  """Returns when a file's bytes, or a folder's names, are on the disk."""
+  file = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(file)
+  except OSError:
+    if not os.path.isdir(path):  # some file systems cannot do that
+      raise
+  finally:
+    os.close(file)
+
+
 @contextlib.contextmanager
 def _scratch(out: str) -> Iterator[tuple[Path, Callable[[Path, str], None]]]:
   """A local directory, and what brings a whole file of it to its place."""
@@ -258,6 +271,7 @@ def _scratch(out: str) -> Iterator[tuple[Path, Callable[[Path, str], None]]]:
 
   def deliver(path: Path, name: str) -> None:
     if local:
+      sync(path)
       os.replace(path, target / name)
     else:
       epath.Path(path).copy(target / name, overwrite=True)

@@ -103,8 +103,7 @@ def drawn(delay: float = 0.0) -> Layout:
 
 
 NAMED = {
-  'drawn': drawn,
-  'slow': lambda: drawn(0.1),
+  'drawn': lambda: drawn(float(os.environ.get('M3I_DRAWN_DELAY', 0))),
   'deadly': lambda: layout(train=[Drawn('0', 20), Deadly('1', 40)]),
   'wrong': lambda: layout(train=[Drawn('0', 20), Wrong('1', 5)]),
   'broken': lambda: layout(train=[Broken('0', 3000)]),

@@ -62,9 +62,10 @@ def test_it_goes_on_where_the_command_was_stopped(pipeline, folder, tmp_path):
     raise KeyboardInterrupt
 
   given = Options(records=4, holdout=0.3, max_bad=0.5)
-  layout = cli.recognise(str(folder), given)
+  source = cli.real(str(folder))
+  layout = cli.recognise(source, given)
   with pytest.raises(KeyboardInterrupt):
-    writing.write(layout, tmp_path / 'a', given, first)
+    writing.write(layout, tmp_path / 'a', given, first, source=source)
   said = pipeline(folder, f'--out={tmp_path / "a"}', *FLAGS)
   assert '2 of 8 parts are there already' in said
   writing.write(layout, tmp_path / 'b', given)

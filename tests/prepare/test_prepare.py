@@ -19,13 +19,14 @@ from m3i_jax.prepare.progress import Progress, TooManyBad
 from tests.prepare import making, parts, writing
 
 
-def start(name: str, out, *flags: str) -> subprocess.Popen:
+def start(name: str, out, *flags: str, delay: float = 0) -> subprocess.Popen:
   line = [sys.executable, '-m', 'tests.prepare.writing', name, f'--out={out}']
   return subprocess.Popen(
     [*line, '--max_bad=0.5', *flags],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
+    env=os.environ | {'M3I_DRAWN_DELAY': str(delay)},
     start_new_session=True,  # a signal to its group is not for us
   )
 
@@ -38,7 +39,7 @@ def ended(process: subprocess.Popen) -> tuple[int, str, str]:
 
 def stopped(out, how) -> subprocess.Popen:
   """The command, stopped by `how(process)` when its first shard was there."""
-  process = start('slow', out, '--workers=2')
+  process = start('drawn', out, '--workers=2', delay=0.1)
   for _ in range(1200):
     if list(out.glob('.unfinished/*.json')):
       break
@@ -182,6 +183,65 @@ def test_another_source_is_refused_and_overwrite_begins_anew(tmp_path):
           if not n.startswith('fresh')} == fresh  # fmt: skip
 
 
+def first(job, tasks):
+  """Is stopped when one part is written."""
+  writing.in_process(job, tasks[:1])
+  raise KeyboardInterrupt
+
+
+def test_another_source_does_not_go_on_from_a_stopped_one(tmp_path, unbroken):
+  with pytest.raises(KeyboardInterrupt):
+    writing.write(parts.drawn(), tmp_path, write=first)
+  before = writing.content(tmp_path)
+  other = parts.layout(train=[parts.Drawn('7', 5)])
+  with pytest.raises(UserError, match='of drawn has left .* --overwrite'):
+    writing.write(other, tmp_path, source='other')
+  smaller = dataclasses.replace(writing.GENEROUS, short_side=8)
+  with pytest.raises(UserError, match='drawn with other options or labels'):
+    writing.write(parts.drawn(), tmp_path, smaller)
+  assert writing.content(tmp_path) == before
+  with pytest.raises(KeyboardInterrupt):
+    writing.write(other, tmp_path, write=first, source='other', overwrite=True)
+  with pytest.raises(UserError, match='of other has left'):
+    writing.write(parts.drawn(), tmp_path)
+  writing.write(parts.drawn(), tmp_path, overwrite=True)
+  assert writing.content(tmp_path) == unbroken
+
+
+def test_files_that_have_changed_may_go_on(tmp_path, unbroken):
+  old = parts.drawn()
+  stale = dataclasses.replace(old.splits['train'][0], fingerprint='of old')
+  old.splits['train'][0] = stale
+  with pytest.raises(KeyboardInterrupt):
+    writing.write(old, tmp_path, write=first)
+  writing.write(parts.drawn(), tmp_path)
+  assert writing.content(tmp_path) == unbroken
+
+
+def test_a_mark_that_is_damaged_is_no_ones(tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    writing.write(parts.drawn(), tmp_path, write=first)
+  (tmp_path / '.unfinished' / 'source').write_text('{"source":')
+  with pytest.raises(UserError, match='begin anew by --overwrite'):
+    writing.write(parts.drawn(), tmp_path)
+
+
+def test_a_source_has_one_name(tmp_path, monkeypatch):
+  photos = tmp_path / 'photos'
+  photos.mkdir()
+  (tmp_path / 'link').symlink_to('photos')
+  (photos / 'stored').touch()
+  (photos / 'a.tar').symlink_to('stored')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('HOME', str(tmp_path))
+  typed = ('photos', './photos/', str(photos), '~/photos', 'link', 'link/.')
+  assert {cli.real(source) for source in typed} == {str(photos)}
+  for source in ('a.tar', 'a-{0..9}.tar', 'missing.csv'):
+    assert cli.real(f'link/{source}') == str(photos / source)
+  for source in ('tfds:mnist', 's3://a/b', 'https://a/b.tar'):
+    assert cli.real(source) == source
+
+
 def test_a_larger_share_of_bad_ones_needs_no_new_start(tmp_path):
   strict = dataclasses.replace(writing.GENEROUS, max_bad=0.1)
   with pytest.raises(TooManyBad, match=r'6 of the 42 .*\(4 x .*--max_bad'):
@@ -315,6 +375,11 @@ def test_the_command_itself(tmp_path):
   assert lines[0].startswith('prepare: folder ')
   assert lines[-2] == f'prepare: use it with --config.data={tmp_path / "out"}'
   assert lines[-1] == 'duplicates: none'
+  again = subprocess.run(
+    [*line[:3], os.path.relpath(folder), *line[4:], '--holdout=0.3'],
+    capture_output=True, text=True, timeout=120,
+  )  # fmt: skip
+  assert 'nothing to do' in again.stdout, again.stderr
   manifest = json.loads((tmp_path / 'out' / 'manifest.json').read_text())
   assert manifest['options']['short_side'] == 8
   sizes = [split['short_side']['max'] for split in manifest['splits'].values()]

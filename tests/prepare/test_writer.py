@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -155,6 +156,34 @@ def test_a_damaged_shard_is_written_again(job, tmp_path, name, damage):
   assert writer.written(job, one) is None
   writer.write_part(job, one)
   assert writing.content(tmp_path) == before
+
+
+def test_bytes_are_on_the_disk_before_they_have_a_name(tmp_path, monkeypatch):
+  synced, named = set(), {}
+
+  def fsync(file):
+    synced.add(os.fstat(file).st_ino)
+
+  def replace(path, target):
+    named[os.path.relpath(target, tmp_path)] = os.stat(path).st_ino in synced
+    real(path, target)
+
+  real = os.replace
+  monkeypatch.setattr(os, 'fsync', fsync)
+  monkeypatch.setattr(os, 'replace', replace)
+  part = parts.Fixed('p', RECORDS[:1])
+  writing.write(parts.layout(train=[part]), tmp_path)
+  assert set(named) >= {
+    '.unfinished/source',
+    '.unfinished/train-00000-of-00001.json',
+    'dataset_info.json',
+    'hashes/train-00000-of-00001.npy',
+    'manifest.json',
+    'pictures-train.array_record-00000-of-00001',
+  }
+  assert all(named.values())
+  for name in ('features.json', 'hashes', '.'):
+    assert os.stat(tmp_path / name).st_ino in synced
 
 
 def test_a_reader_that_fails_leaves_nothing(job, tmp_path):

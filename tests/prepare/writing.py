@@ -28,8 +28,9 @@ def in_crew(workers: int):
 
 
 def write(layout: Layout, out: Path, options: Options = GENEROUS,
-          write=in_process, overwrite: bool = False) -> dict:  # fmt: skip
-  return cli.prepare(layout, str(out), options, write, overwrite)
+          write=in_process, overwrite: bool = False,
+          source: str = 'drawn') -> dict:  # fmt: skip
+  return cli.prepare(source, layout, str(out), options, write, overwrite)
 
 
 def content(out: Path) -> dict[str, str]:
@@ -42,5 +43,6 @@ def content(out: Path) -> dict[str, str]:
 
 
 if __name__ == '__main__':
+  cli.real = lambda source: source
   cli.recognise = lambda source, given: parts.NAMED[source]()
   command.run(cli.define, cli.work, ('out',))
