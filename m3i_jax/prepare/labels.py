@@ -44,7 +44,7 @@ class Labels:
     if name in ('', '-1'):
       return -1
     index = self._indices.get(name, -1)
-    if index < 0 and self.numbered and name.isdecimal():
+    if index < 0 and self.numbered and re.fullmatch('[0-9]{1,9}', name):
       index = int(name) if int(name) < len(self.names) else -1
     if index < 0:
       raise raw.Unusable(f'unknown label: {name[:80]!r}')

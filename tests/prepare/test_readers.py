@@ -110,3 +110,11 @@ def test_too_many_classes(monkeypatch):
   monkeypatch.setattr(labels, 'MOST', 2)
   with pytest.raises(UserError, match='x has more than 2 different labels'):
     labels.found('abc', 'x')
+
+
+def test_numbers_of_thousands_of_digits_are_no_classes():
+  known = labels.Labels(('a', 'b'), numbered=True)
+  assert known.index('01') == 1
+  for name in ('9' * 5000, '2', '²'):
+    with pytest.raises(raw.Unusable, match='unknown label'):
+      known.index(name)
