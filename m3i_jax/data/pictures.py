@@ -7,6 +7,8 @@ a JPEG cannot be told from a picture; a PNG's missing rows are black.
 
 import io
 import struct
+from collections.abc import Callable
+from typing import BinaryIO
 
 import numpy as np
 from PIL import (
@@ -67,6 +69,12 @@ def decode(image: bytes | np.ndarray) -> np.ndarray:
   return np.asarray(to_rgb(open_picture(image)))
 
 
+def reader_of(data: bytes) -> Callable[[BinaryIO], Image.Image] | None:
+  """What reads a file that begins with these bytes; None if nothing does."""
+  found = (r for at, mark, r in _READERS if data.startswith(mark, at))
+  return next(found, None)
+
+
 def open_picture(data: bytes) -> Image.Image:
   """Reads the header only, so that the size is known before any decoding.
 
@@ -76,7 +84,7 @@ def open_picture(data: bytes) -> Image.Image:
   Raises:
     PictureError: another format, a broken header, more than MAX_PIXELS.
   """
-  reader = next((r for at, mark, r in _READERS if data.startswith(mark, at)), 0)
+  reader = reader_of(data)
   if not reader:
     start = bytes(data[:12])
     raise PictureError(f'no picture of a known format: begins with {start!r}')

@@ -8,16 +8,13 @@ import os
 import re
 from typing import Any
 
-from m3i_jax.prepare import conventions, labels, raw
+from m3i_jax.data import pictures
+from m3i_jax.prepare import conventions, labels, raw, rows
 from m3i_jax.prepare.items import Item
 
 _ENCODED = re.compile(
-    r'(?:data:image/[\w.+-]+;base64,)?([A-Za-z0-9+/\s]+=*\s*)'
+    r'(?:data:image/[\w.+-]+;base64,)?([A-Za-z0-9+/\s]+=*)'
 )
-_MAGIC = (
-    b'\xff\xd8\xff', b'\x89PNG', b'GIF8', b'RIFF', b'BM', b'II*', b'MM\0*'
-)  # fmt: skip
-
 Values = dict[str, Any] | raw.Unusable  # of a row, by column
 
 
@@ -53,6 +50,7 @@ class Plan:
 
   def split_of(self, values: Values) -> str:
     """The split of a row, under its usual name."""
+    values = values.values if isinstance(values, rows.Torn) else values
     if not self.split or not isinstance(values, dict):
       return self.usual
     name = str(values.get(self.split) or '').strip()
@@ -126,11 +124,11 @@ class Plan:
 
 def _decoded(value: str) -> bytes:
   """A picture written as base64; b'' if it is something else."""
-  match = None if '.' in value[:64] else _ENCODED.fullmatch(value)
+  match = None if '.' in value[:64] else _ENCODED.fullmatch(value.strip())
   if not match:
     return b''
   try:
     data = base64.b64decode(''.join(match[1].split()), validate=True)
   except (binascii.Error, ValueError):
     return b''
-  return data if data.startswith(_MAGIC) else b''
+  return data if pictures.reader_of(data) else b''

@@ -1,13 +1,14 @@
 """Rows of Parquet files, as those of `rows`."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from m3i_jax.errors import UserError
-from m3i_jax.prepare import raw
-from m3i_jax.prepare.rows import Mark, Row
+from m3i_jax.prepare.rows import Mark, Row, Torn
 
 _PICTURES, _SMALL = 32, 2**12  # rows in memory, with pictures and without
 
@@ -19,13 +20,12 @@ class Parquet:
   path: str
 
   def _open(self):
-    import pyarrow as pa  # half a second: only if needed
-    import pyarrow.parquet as pq
+    import pyarrow.parquet as pq  # half a second: only if needed
 
     try:
       # One page at a time; otherwise a whole group of rows is in memory.
       return pq.ParquetFile(self.path, buffer_size=2**20, pre_buffer=False)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except _failures() as error:
       told = str(error).splitlines()[0]
       raise UserError(
           f'{self.path} is no whole Parquet file: {told}'
@@ -38,9 +38,17 @@ class Parquet:
 
   @property
   def count(self) -> int:
-    """How many rows there are."""
+    """How many rows there are; UserError if that is not said twice."""
     with self._open() as file:
-      return file.metadata.num_rows
+      about = file.metadata
+      numbers = range(about.num_row_groups)
+      groups = [about.row_group(i).num_rows for i in numbers]
+      if sum(groups) != about.num_rows or min(groups, default=0) < 0:
+        raise UserError(
+            f'{self.path} is damaged: it has {sum(groups):,} rows, and says '
+            f'that it has {about.num_rows:,}'
+        )
+      return about.num_rows
 
   def names(self, column: str) -> tuple[str, ...]:
     """The classes that Hugging Face has written for a column, or ()."""
@@ -49,35 +57,64 @@ class Parquet:
     try:
       feature = json.loads(about)['info']['features'][column]
       return tuple(map(str, feature['names']))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
       return ()
 
   def rows(
       self, mark: Mark | None = None, columns: tuple[str, ...] = ()
   ) -> Iterator[Row]:
     """As Csv.rows. A mark's `place` is not used."""
-    import pyarrow as pa
-
     first = mark.number if mark else 1
     number = 1
-    try:
-      with self._open() as file:
-        names = list(columns or file.schema_arrow.names)
-        kinds = [str(file.schema_arrow.field(name).type) for name in names]
-        binary = any('binary' in kind for kind in kinds)
-        for group in range(file.metadata.num_row_groups):
-          there = file.metadata.row_group(group).num_rows
-          if number + there <= first:
-            number += there
-            continue
-          size = _PICTURES if binary else _SMALL
-          for batch in file.iter_batches(size, [group], names):
-            start = max(first - number, 0)
-            for i, values in enumerate(batch[start:].to_pylist(), start):
-              yield Mark(number + i, 0), values
-            number += len(batch)
-    except (pa.ArrowException, OSError, ValueError) as error:
-      told = str(error.__cause__ or error).splitlines()[0]
-      yield Mark(number, 0), raw.Unusable(
-          f'Parquet cannot be read: from row {number} on: {told}'
-      )
+    with self._open() as file:
+      names = list(columns or file.schema_arrow.names)
+      for group in range(file.metadata.num_row_groups):
+        there = file.metadata.row_group(group).num_rows
+        if number + there > first:
+          start = max(first - number, 0)
+          for i, values in _group(file, group, names, start):
+            yield Mark(number + i, 0), values
+        number += there
+
+
+def _group(
+    file, group: int, names: list[str], start: int
+) -> Iterator[tuple[int, dict[str, Any] | Torn]]:
+  """(index, row) of a group of rows from `start` on, all that it should have.
+
+  Of rows that cannot be read, the columns that can be read alone are given.
+  """
+  binary = _binary(file, names)
+  done, told = 0, 'it is not there'
+  try:
+    size = _PICTURES if binary else _SMALL
+    for batch in file.iter_batches(size, [group], names):
+      skipped = max(start - done, 0)
+      yield from enumerate(batch[skipped:].to_pylist(), done + skipped)
+      done += len(batch)
+  except _failures() as error:
+    told = str(error).splitlines()[0]
+  rest = range(max(start, done), file.metadata.row_group(group).num_rows)
+  alone = {}
+  for name in names if rest else ():
+    if name not in binary:
+      with contextlib.suppress(*_failures()):
+        column = file.read_row_group(group, [name]).column(name)
+        if len(column) >= rest.stop:
+          alone[name] = column
+  for i in rest:
+    values = {name: column[i].as_py() for name, column in alone.items()}
+    yield i, Torn(f'Parquet cannot be read: {told}', values)
+
+
+def _binary(file, names: list[str]) -> set[str]:
+  """The columns that have bytes, which are pictures."""
+  kinds = {name: str(file.schema_arrow.field(name).type) for name in names}
+  return {name for name, kind in kinds.items() if 'binary' in kind}
+
+
+def _failures() -> tuple[type[Exception], ...]:
+  """What damaged data makes pyarrow raise."""
+  import pyarrow as pa
+
+  return pa.ArrowException, OSError, ValueError, OverflowError

@@ -26,6 +26,14 @@ class Mark(NamedTuple):
   place: int
 
 
+class Torn(raw.Unusable):
+  """A row that cannot be read but for some columns, its `values`."""
+
+  def __init__(self, reason: str, values: dict[str, Any]):
+    super().__init__(reason)
+    self.values = values
+
+
 Row = tuple[Mark, dict[str, Any] | raw.Unusable]
 
 
@@ -70,15 +78,13 @@ class Csv:
       lines = _Lines(file)
       reader = csv.reader(lines, delimiter=delimiter)
       while True:
-        mark = Mark(number, lines.place)
+        mark = Mark(number, lines.begin())
         try:
           values = next(reader)
-          if lines.ended:
-            raise raw.Unusable('row of a table: {}: a quote is never closed')
+          lines.check(delimiter)
         except StopIteration:
           return
         except raw.Unusable as error:
-          reader = csv.reader(lines, delimiter=delimiter)
           row = _at(error, number)
         except csv.Error as error:
           row = raw.Unusable(f'row of a table: row {number}: {error}')
@@ -86,6 +92,9 @@ class Csv:
           if not values:
             continue  # a blank line
           row = _named(names, values, number)
+        if isinstance(row, raw.Unusable):
+          lines.back()
+          reader = csv.reader(lines, delimiter=delimiter)
         yield mark, row
         number += 1
 
@@ -116,28 +125,51 @@ def _head_text(path: str, line: bytes) -> str:
 
 
 class _Lines:
-  """Text lines of a file, for csv, which asks for more within quotes.
-
-  Attributes:
-    place: of the next line.
-    ended: more was asked for after the last one.
-  """
+  """Text lines of a file, for csv, which asks for more within quotes."""
 
   def __init__(self, file: BinaryIO):
     self._file = file
-    self.place = file.tell()
-    self.ended = False
+    self.begin()
 
   def __iter__(self):
     return self
 
   def __next__(self) -> str:
     line = _line(self._file, _LINE)
-    self.place = self._file.tell()
+    place = self._file.tell()
+    self._second = self._second or place
     if not line:
-      self.ended = True
+      self._ended = True
       raise StopIteration
-    return _text(line)
+    if place - self._start > 2 * _LINE:
+      raise raw.Unusable('row is too long: {}')
+    self._row.append(_text(line))
+    return self._row[-1]
+
+  def begin(self) -> int:
+    """Begins a row; where that is."""
+    self._start, self._second = self._file.tell(), 0
+    self._ended = False  # more was asked for after the last line
+    self._row: list[str] = []
+    return self._start
+
+  def check(self, delimiter: str):
+    """Whether quotes have kept the lines of the row together.
+
+    A quote too many takes rows to itself, to the next quote or to the end.
+
+    Raises:
+      raw.Unusable: there is no last quote.
+      csv.Error: something other than a delimiter is after it.
+    """
+    if self._ended:
+      raise raw.Unusable('row of a table: {}: a quote is never closed')
+    if len(self._row) > 1:
+      next(csv.reader(self._row, delimiter=delimiter, strict=True))
+
+  def back(self):
+    """To the row's second line: it may well be a row."""
+    self._file.seek(self._second)
 
 
 def _line(file: BinaryIO, most: int) -> bytes:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from m3i_jax.errors import UserError
 from m3i_jax.prepare import conventions, labels, raw, rows
-from m3i_jax.prepare.columns import Plan
+from m3i_jax.prepare.columns import Plan, Values
 from m3i_jax.prepare.items import Bad, Item, Layout, Options
 from m3i_jax.prepare.parquet import Parquet
 
@@ -44,18 +44,34 @@ class TablePart:
     return dataclasses.replace(self, plan=plan)
 
   def __iter__(self) -> Iterator[Item | Bad]:
-    left = self.size
-    for mark, values in self.table.rows(self.mark, self.plan.columns):
-      if self.plan.split_of(values) != self.split:
-        continue
-      place = f'{self.name}#{mark.number}'
-      try:
-        yield self.plan.item(values, place)
-      except raw.Unusable as error:
-        yield Bad(raw.shown(self.plan.name(values, place)), str(error))
-      left -= 1
-      if not left:
-        return
+    left, number = self.size, self.mark.number
+    reason = 'row of a table: it is not there any more'
+    try:
+      for mark, values in self.table.rows(self.mark, self.plan.columns):
+        number = mark.number + 1
+        if self.plan.split_of(values) != self.split:
+          continue
+        yield self._record(values, f'{self.name}#{mark.number}')
+        left -= 1
+        if not left:
+          return
+    except (OSError, UserError) as error:
+      reason = f'table cannot be read: {_cause(error)}'
+    for lost in range(left):
+      yield Bad(f'{self.name}#{number + lost}', reason)
+
+  def _record(self, values: Values, place: str) -> Item | Bad:
+    try:
+      return self.plan.item(values, place)
+    except raw.Unusable as error:
+      return Bad(raw.shown(self.plan.name(values, place)), str(error))
+
+
+def _cause(error: Exception) -> str:
+  """One line, without the folder that the table is in."""
+  error = error.__cause__ or error
+  number = getattr(error, 'errno', None)
+  return os.strerror(number) if number else str(error).splitlines()[0]
 
 
 def open_table(path: str) -> Table:
