@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 
 from m3i_jax.errors import UserError
+from m3i_jax.prepare.items import Options
 
 PICTURES = (
     'jpg', 'jpeg', 'jpe', 'jfif', 'png', 'webp', 'gif', 'bmp', 'tif', 'tiff',
@@ -69,16 +70,26 @@ def splits_by_name(
 
   Args:
     names: path -> name, as it is in the source.
-    usual: the split if no name has such a word.
+    usual: the split if no name has such a word; asked for, if it is not the
+      flag's default: then it is that of all.
 
   Raises:
-    UserError: some have one and others have none.
+    UserError: some have one and others have none, or they have several and
+      one was asked for.
   """
   splits: dict[str, list[str]] = {}
   for path, name in names.items():
     match = _SPLIT.search(name)
     split = SPLITS[match[1].lower()] if match else ''
     splits.setdefault(split, []).append(path)
+  if usual != Options.split:
+    if len(splits) > 1 and splits.keys() - {usual, ''}:
+      named = ', '.join(sorted(filter(None, splits)))
+      raise UserError(
+          f'--split={usual}, but files are named by {named}: name those of one '
+          'split, or leave --split out'
+      )
+    return {usual: list(names)}
   bare = splits.pop('', [])
   if bare and splits:
     raise UserError(

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from m3i_jax.errors import UserError
 from m3i_jax.prepare import parquet
 from m3i_jax.prepare.items import Options
 from m3i_jax.prepare.readers import recognise
@@ -220,6 +221,40 @@ def test_only_the_needed_columns_of_parquet_are_read(tmp_path, monkeypatch):
 def test_a_table_that_is_named_by_its_split(tmp_path):
   layout = _layout(tmp_path, 'my-val.csv', 'path\nowl.webp\n')
   assert list(layout.splits) == ['validation']
+
+
+def test_a_split_that_was_asked_for(tmp_path):
+  content = 'path\nowl.webp\n'
+  layout = _layout(tmp_path, 'test.csv', content, split='validation')
+  assert list(layout.splits) == ['validation']
+  content = f'path\n{tmp_path}/owl.webp\n'
+  files = {'owl.csv': content, 'test.csv': content}
+  root = making.tree(tmp_path / 'in', files)
+  layout = recognise(str(root), Options(split='test', absolute=True))
+  assert list(layout.splits) == ['test']
+  making.tree(root, {'train.csv': content})
+  for asked in ('test', 'validation'):
+    told = f'--split={asked}, but files are named by test, train: '
+    with pytest.raises(UserError, match=told):
+      recognise(str(root), Options(split=asked))
+
+
+@pytest.mark.parametrize(
+    'kind', ['AVIF', 'JPEG2000', 'PPM', 'TIFF', 'BMP', 'GIF', 'WEBP']
+)
+def test_every_kind_of_picture_as_base64(tmp_path, kind):
+  data = picture(3, kind, side=16)
+  text = base64.encodebytes(data).decode()  # in lines
+  layout = _layout(tmp_path, 't.jsonl', _jsonl({'image': text}))
+  (item,) = making.items(layout)
+  assert item.image == data and item.id == 't.jsonl#1'
+
+
+def test_what_is_nearly_base64_is_soon_known_to_be_none(tmp_path):
+  value = 'A' + ' ' * 2**20 + '!'  # going back at each space: an hour
+  making.tree(tmp_path, {'t.jsonl': _jsonl({'image': value})})
+  with pytest.raises(UserError, match='missing file: |File name too long'):
+    recognise(str(tmp_path / 't.jsonl'), Options())
 
 
 def test_a_folder_of_tables(tmp_path):
