@@ -107,7 +107,6 @@ def _shrunk(
     image = image.convert('RGBA')
     if pictures.orientation(image) > 1:
       image = ImageOps.exif_transpose(image)
-    image.info.pop('exif', None)  # it is upright, and stored without
   else:
     image = Image.fromarray(pixels)
   return image.resize(size, Image.Resampling.BICUBIC)
