@@ -98,16 +98,23 @@ class Window(io.RawIOBase):
 
 
 def open_tar(path: str, start: int = 0, size: int = -1) -> BinaryIO:
-  """Opens a tar, a gzip-ed one, or the tar within `path` that starts there."""
-  if size >= 0:
-    return io.BufferedReader(Window(path, start, size))
-  if not os.path.isfile(path):
-    raise Broken('no such file')
-  file = open(path, 'rb')
-  if file.peek(2)[:2] == b'\x1f\x8b':
-    file.close()
-    return gzip.open(path)
-  return file
+  """Opens a tar, a gzip-ed one, or the tar within `path` that starts there.
+
+  Raises:
+    Broken: it cannot be opened; its folder is not named.
+  """
+  if not os.path.isfile(path):  # opening a pipe would wait for ever
+    raise Broken('cannot be opened: no such file')
+  try:
+    if size >= 0:
+      return io.BufferedReader(Window(path, start, size))
+    file = open(path, 'rb')
+    if file.peek(2)[:2] == b'\x1f\x8b':
+      file.close()
+      return gzip.open(path)
+    return file
+  except OSError as error:
+    raise Broken(f'cannot be opened: {error.strerror}') from error
 
 
 def read(file: BinaryIO, member: Member) -> bytes:

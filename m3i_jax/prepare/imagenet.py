@@ -44,7 +44,12 @@ class ClassPart:
     return fingerprint([self.path], self.start, self.length, self.label)
 
   def __iter__(self) -> Iterator[Item | Bad]:
-    with archive.open_tar(self.path, self.start, self.length) as file:
+    try:
+      file = archive.open_tar(self.path, self.start, self.length)
+    except archive.Broken as error:
+      yield Bad(self.key, f'tar {error}')
+      return
+    with file:
       found, broken = _index(file)
       for member in found:
         id_ = f'{self.key}/{shown(member.name)}'
@@ -70,7 +75,13 @@ class MembersPart:
     return fingerprint([self.path], self.members)
 
   def __iter__(self) -> Iterator[Item | Bad]:
-    with archive.open_tar(self.path) as file:
+    try:
+      file = archive.open_tar(self.path)
+    except archive.Broken as error:
+      for member, _ in self.members:
+        yield Bad(os.path.basename(member.name), f'tar {error}')
+      return
+    with file:
       for member, label in self.members:
         yield _item(file, member, os.path.basename(member.name), label)
 

@@ -51,8 +51,8 @@ def read(
   """samples.read of a tar by its path."""
   try:
     file = archive.open_tar(path)
-  except (OSError, archive.Broken) as error:
-    yield Bad('', f'tar cannot be opened: {error}')
+  except archive.Broken as error:
+    yield Bad('', f'tar {error}')
     return
   with file:
     yield from samples.read(file, limit)

@@ -285,3 +285,14 @@ def test_damage_within_a_tar_of_a_class(tmp_path):
       'unsafe member: symbolic link',
       'no picture: c.txt',
   ]
+
+
+def test_tars_that_vanish(tmp_path):
+  layout = recognise(str(_official(tmp_path)), Options())
+  for path in tmp_path.glob('*.tar'):
+    path.unlink()
+  reason = 'tar cannot be opened: no such file'
+  assert making.bad(layout) == [(wnid, reason) for wnid in WNIDS]
+  assert making.bad(layout, 'validation') == [
+      (name, reason) for name in VALIDATION
+  ]  # fmt: skip
