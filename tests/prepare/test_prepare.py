@@ -7,16 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-import types
 
 import pytest
 import tensorflow_datasets as tfds
 
 from m3i_jax.errors import UserError
-from m3i_jax.prepare import cli, finish, writer
-from m3i_jax.prepare.items import Bad, Item, Options
-from m3i_jax.prepare.progress import Progress, TooManyBad
-from tests.prepare import making, parts, writing
+from m3i_jax.prepare import finish, writer
+from m3i_jax.prepare.items import Bad, Item
+from m3i_jax.prepare.progress import TooManyBad
+from tests.prepare import parts, writing
 
 
 def start(name: str, out, *flags: str, delay: float = 0) -> subprocess.Popen:
@@ -226,22 +225,6 @@ def test_a_mark_that_is_damaged_is_no_ones(tmp_path):
     writing.write(parts.drawn(), tmp_path)
 
 
-def test_a_source_has_one_name(tmp_path, monkeypatch):
-  photos = tmp_path / 'photos'
-  photos.mkdir()
-  (tmp_path / 'link').symlink_to('photos')
-  (photos / 'stored').touch()
-  (photos / 'a.tar').symlink_to('stored')
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.setenv('HOME', str(tmp_path))
-  typed = ('photos', './photos/', str(photos), '~/photos', 'link', 'link/.')
-  assert {cli.real(source) for source in typed} == {str(photos)}
-  for source in ('a.tar', 'a-{0..9}.tar', 'missing.csv'):
-    assert cli.real(f'link/{source}') == str(photos / source)
-  for source in ('tfds:mnist', 's3://a/b', 'https://a/b.tar'):
-    assert cli.real(source) == source
-
-
 def test_a_larger_share_of_bad_ones_needs_no_new_start(tmp_path):
   strict = dataclasses.replace(writing.GENEROUS, max_bad=0.1)
   with pytest.raises(TooManyBad, match=r'6 of the 42 .*\(4 x .*--max_bad'):
@@ -302,86 +285,3 @@ def test_stopped_while_it_finished(tmp_path, unbroken, monkeypatch):
   assert not (tmp_path / 'dataset_info.json').exists()
   writing.write(parts.drawn(), tmp_path, write=nothing_left)
   assert writing.content(tmp_path) == unbroken
-
-
-def test_out_does_not_lie_in_the_source(tmp_path):
-  with pytest.raises(UserError, match='lies in'):
-    cli.place(str(tmp_path), str(tmp_path / 'a' / 'out'))
-  assert cli.place(str(tmp_path / 'a'), str(tmp_path / 'b')) == str(
-    tmp_path / 'b'
-  )
-  assert cli.place('x', 'gs://bucket/dir/') == 'gs://bucket/dir'
-
-
-def test_the_bar_takes_unknown_parts_as_average():
-  sizes = (30, 0, 0, 10)
-  tasks = [
-    writer.Task('train', i, 4, parts.Drawn(str(i), size))
-    for i, size in enumerate(sizes)
-  ]
-  totals = []
-  with Progress(tasks, 0.05) as progress:
-    for task, records in zip(tasks, (30, 50, 60, 10), strict=True):
-      progress.told(task, records, 0, '', True)
-      totals.append(progress.total)
-  assert totals == [30 + 2 * 30 + 10, 80 + 40 + 10, 140 + 10, 150]
-
-
-def flag_values(**given):
-  values = {
-    field.name: types.SimpleNamespace(value=field.default)
-    for field in dataclasses.fields(Options)
-  }
-  return values | {
-    name: types.SimpleNamespace(value=value) for name, value in given.items()
-  }
-
-
-def test_flags_are_options():
-  assert cli.options(flag_values()) == Options()
-  assert cli.options(flag_values(text='a,b')) == Options(text='a,b')
-
-
-MISTAKES = {
-  'records': [0, -1],
-  'max_pixels': [0, 178_956_971],
-  'short_side': [-1],
-  'quality': [0, 101],
-  'max_bad': [-0.1, 1.1],
-}
-
-
-@pytest.mark.parametrize(
-  'name, value', [(name, v) for name, of in MISTAKES.items() for v in of]
-)
-def test_values_without_sense_are_refused(name, value):
-  with pytest.raises(UserError, match=f'--{name}'):
-    cli.options(flag_values(**{name: value}))
-
-
-def test_the_command_itself(tmp_path):
-  """The real one, with dashes in its flags, on a folder."""
-  folder = making.tree(
-    tmp_path / 'in', {f'dog/{i}.png': parts.picture(i) for i in range(20)}
-  )
-  line = [sys.executable, '-m', 'm3i_jax.prepare', str(folder)]
-  line += ['--out', str(tmp_path / 'out'), '--short-side', '8', '--workers=1']
-  done = subprocess.run(
-    [*line, '--holdout=0.3', '--duplicates'],
-    capture_output=True, text=True, timeout=120,
-  )  # fmt: skip
-  assert done.returncode == 0, done.stderr
-  lines = done.stdout.splitlines()
-  assert lines[0].startswith('prepare: folder ')
-  assert lines[-2] == f'prepare: use it with --config.data={tmp_path / "out"}'
-  assert lines[-1] == 'duplicates: none'
-  again = subprocess.run(
-    [*line[:3], os.path.relpath(folder), *line[4:], '--holdout=0.3'],
-    capture_output=True, text=True, timeout=120,
-  )  # fmt: skip
-  assert 'nothing to do' in again.stdout, again.stderr
-  manifest = json.loads((tmp_path / 'out' / 'manifest.json').read_text())
-  assert manifest['options']['short_side'] == 8
-  sizes = [split['short_side']['max'] for split in manifest['splits'].values()]
-  records = [split['records'] for split in manifest['splits'].values()]
-  assert (sizes, sum(records)) == ([8, 8], 20)
