@@ -15,12 +15,13 @@ def run(
   work: Callable[..., int],
   required: tuple[str, ...],
   words: range = range(1, 2),
+  what: str = 'a path',
 ) -> None:
   """Runs work(PATH, flags) as a command whose one argument is a path.
 
   `define` makes the flags, `required` are those that must be given. Flags are
   of the process, so that they are made here and not by an import. A command
-  may take another number of arguments than one: `words`.
+  may take another number of arguments than one, `words`, and call it `what`.
 
   Exit codes: what `work` returns, 2 for a mistake, which is told in one line.
   """
@@ -33,9 +34,13 @@ def run(
         raise UserError(f'{error}; see --help') from error
       if any(flag.startswith('--help') for flag in argv):
         return rest
-      for flag in required:
-        if not flags.FLAGS[flag].value:
-          raise UserError(f'--{flag} is missing; see --help')
+      missing = [
+        f'--{x} is missing' for x in required if not flags.FLAGS[x].value
+      ]
+      if words == range(1, 2) and len(rest) == 1:
+        missing.insert(0, f'{what} is missing')
+      if missing:
+        raise UserError(f'{" and ".join(missing)}; see --help')
       if len(rest) - 1 not in words:
         wanted = 'one is' if words == range(1, 2) else (
           f'{words.start} to {words.stop - 1} are'
@@ -54,7 +59,15 @@ def run(
     sys.exit(code)
 
   define()
+  _list_in_help(define.__module__)
   app.run(main, flags_parser=parse)
+
+
+def _list_in_help(module: str) -> None:
+  """Lets --help list a module's flags, as it lists those of the main one."""
+  for flag in flags.FLAGS.get_flags_for_module(module):
+    if '-' not in flag.name:  # the same flag, written otherwise
+      flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,9 @@
 """python -m m3i_jax.prepare"""
 
-import sys
-
 from m3i_jax import command, prepare
 from m3i_jax.prepare import cli
 
+__doc__ = prepare.__doc__  # what --help prints
+
 if __name__ == '__main__':  # its worker processes import this file
-  if '--help' in sys.argv:
-    print(prepare.__doc__)
-  command.run(cli.define, cli.work, ('out',))
+  command.run(cli.define, cli.work, ('out',), what='SOURCE')
