@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from m3i_jax.errors import UserError
-from m3i_jax.prepare import conventions, labels, raw
+from m3i_jax.prepare import conventions, deeper, labels, raw
 from m3i_jax.prepare.items import Bad, Item, Layout, Options
 
 WNID = re.compile(r'n\d{8}')
@@ -160,8 +160,9 @@ def by_split(
   named = {top for top in tops if top.lower() in conventions.SPLITS}
   others = sorted(tops - named)
   loose = any(os.sep not in path for path in tree.pictures)
-  if not named or ((others or loose) and len(named) == 1):
+  if not named or (others and len(named) == 1):
     # A train among cars and ships is a label.
+    deeper.refuse(root, {os.path.dirname(path) for path in tree.pictures})
     return {options.split: _pictures('', tree.pictures)}
   if others or loose:
     what = f'the folder {others[0]!r}' if others else 'pictures'
@@ -180,6 +181,13 @@ def by_split(
         if path.startswith(top + os.sep)
     }
     splits[split] = _pictures(top, inside)
+  deeper.refuse(
+      root,
+      {
+          os.path.dirname(path).partition(os.sep)[2]
+          for path in tree.pictures
+      },
+  )
   return splits
 
 

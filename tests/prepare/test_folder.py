@@ -65,6 +65,9 @@ def test_train_among_other_vehicles_is_a_label(tmp_path):
   making.tree(tmp_path, {'car/1.png': CAT, 'train/1.png': DOG})
   layout = recognise(str(tmp_path), Options())
   assert layout.classes == ('car', 'train')
+  making.tree(tmp_path, {'more/train/1.png': CAT, 'more/training/2.png': DOG})
+  making.tree(tmp_path, {'more/test pilot/1.png': CAT})
+  assert len(recognise(str(tmp_path), Options()).classes) == 5
 
 
 @pytest.mark.parametrize(
@@ -245,9 +248,17 @@ def test_a_file_of_classes_that_is_refused(tmp_path, text, told):
     [
         (('train/1.png', 'val/1.png', 'more/1.png'), "folder 'more' beside"),
         (('train/1.png', 'val/1.png', '1.png'), 'pictures beside them'),
+        (('train/cat/1.png', '1.png'), 'train look like splits, but pictures'),
+        (('images/train/1.png', 'images/val/2.png'),
+         'images/train and images/val look like splits, and would become'),
+        (('a/images/train2017/x/1.png', 'a/images/val2017/x/2.png',
+          'a/images/more/3.png'), 'a/images/train2017 and a/images/val2017 lo'),
+        (('train_images/1.png', 'test_images/2.png'), 'test_images and train_'),
+        (('cat/train/1.png', 'cat/Test/1.png', 'dog/1.png'), 'cat/Test and ca'),
+        (('train/train/1.png', 'test/test/1.png'), 'test and train look like'),
         (('val/1.png', 'valid/1.png'), "more than one folder for 'validation'"),
     ],
-)
+)  # fmt: skip
 def test_splits_that_cannot_be_told_are_refused(tmp_path, files, told):
   making.tree(tmp_path, dict.fromkeys(files, CAT))
   with pytest.raises(UserError, match=told):
