@@ -67,7 +67,7 @@ def test_the_command(file, tmp_path):
 def test_mistakes_are_told_in_a_line(file, tmp_path):
   out = f'--out={tmp_path}/out.safetensors'
   assert '--out is missing' in refused(file)
-  assert '0 paths are given' in refused(out)
+  assert 'a path is missing; see' in refused(out)
   assert 'there is no file no.safetensors' in refused(out, 'no.safetensors')
   line = refused(out, '--from=timm', file)
   assert '--from=timm: choose from timm_vit' in line

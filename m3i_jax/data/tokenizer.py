@@ -1,6 +1,8 @@
 """SentencePiece pieces of captions: trained in memory, fixed in length."""
 
 import io
+import itertools
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import sentencepiece
@@ -10,6 +12,7 @@ from m3i_jax.data.wordpiece import SPECIAL, WordPiece
 from m3i_jax.errors import UserError
 
 UNKNOWN, CLS, EOS = 1, 2, 3
+_LONGEST = 4192  # bytes of a text; SentencePiece leaves out longer ones
 
 
 def open_tokenizer(model: bytes) -> Vocabulary:
@@ -29,10 +32,11 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> bytes:
 
   Characters never seen fall back to bytes, so nothing is unknown. A small
   corpus may give fewer than `vocab_size` pieces. The same captions give the
-  same bytes.
+  same bytes. Long captions are seen in parts of whole words.
 
   Raises:
-    UserError: no captions, or a vocabulary too small for the 260 base pieces.
+    UserError: no captions, none that SentencePiece can use, or a vocabulary too
+      small for the 260 base pieces.
   """
   captions = [text for text in captions if text.strip()]
   if not captions:
@@ -40,7 +44,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> bytes:
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(captions),
+        sentence_iterator=itertools.chain.from_iterable(map(_parts, captions)),
         model_writer=model,
         model_type='unigram',
         vocab_size=vocab_size,
@@ -57,11 +61,24 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> bytes:
     )
   except (RuntimeError, OSError) as error:
     reason = str(error).rpartition('] ')[2].partition('. Increase')[0]
+    if not reason:  # it has no words for having nothing left
+      raise UserError(
+          'SentencePiece can use none of the captions, such as '
+          f'{captions[0][:40]!r}: check the text field'
+      ) from error
     raise UserError(
         f'cannot train a tokenizer of {vocab_size} pieces ({reason}): '
         'raise config.data.vocabulary'
     ) from error
   return model.getvalue()
+
+
+def _parts(caption: str) -> list[str]:
+  """A caption, in parts if SentencePiece would leave it out for its length."""
+  if len(caption.encode()) <= _LONGEST:
+    return [caption]
+  # No character has more than four bytes.
+  return textwrap.wrap(caption, _LONGEST // 4, break_on_hyphens=False)
 
 
 class Tokenizer(Vocabulary):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from m3i_jax.data import tokenizer as tokenizer_module
 from m3i_jax.data.tokenizer import (
   CLS,
   EOS,
@@ -77,6 +78,23 @@ def test_threads_share_a_tokenizer(model):
   np.testing.assert_array_equal(got, want)
 
 
+def test_captions_that_are_too_long_for_sentencepiece_are_seen_in_parts(model):
+  order = np.random.default_rng(0).integers(len(CAPTIONS), size=3000)
+  long = ' '.join(CAPTIONS[i] for i in order)
+  tokenizer = Tokenizer(train_tokenizer([long], 350))
+  for word in ('small', 'green', 'house'):
+    assert len(tokenizer.pieces(word)) < len(word)
+  # Without spaces, and of the longest characters, no byte is lost either.
+  wide = Tokenizer(train_tokenizer(['\U00020000\U0001f600' * 9000], 290))
+  assert not any(wide._pieces.is_byte(i) for i in wide.pieces('\U0001f600'))
+
+
+def test_captions_up_to_the_limit_are_trained_on_as_they_are(model):
+  text = 'red cat ' * 524  # 4,192 bytes
+  assert tokenizer_module._parts(text) == [text]
+  assert len(tokenizer_module._parts(text + '!')) == 5
+
+
 @pytest.mark.parametrize('content', [b'', b'no model', bytes(50)])
 def test_what_is_no_model(content):
   with pytest.raises(UserError, match='no SentencePiece model'):
@@ -105,6 +123,7 @@ def test_pickling_keeps_the_model(model):
     [
         ([], 300, 'no captions'),
         (['', '  '], 300, 'no captions'),
+        (['\u2581', '\u2581'], 300, 'can use none of the captions'),
         (CAPTIONS, 100, 'raise config.data.vocabulary'),
     ],
 )
