@@ -14,7 +14,8 @@ of your pictures, or on emoji, synthetic, tfds:NAME, or a mixture A*3,B*1.
 m3i_jax/config.py lists the keys. The same line again goes on from the newest
 checkpoint in the workdir, also on other devices. Exit codes: 0 the run is
 complete; 2 a mistake that the printed line explains; 70 it diverged; to be run
-again as it is: 75 stopped by SIGTERM and saved, 74 stuck or a process lost.
+again as it is: 75 stopped by SIGTERM or Ctrl-C and saved, 74 stuck or a process
+lost.
 
 One of several processes, where JAX does not find them by itself: the variables
 M3I_COORDINATOR=HOST:PORT, M3I_PROCESSES and M3I_PROCESS_ID. What a run will
@@ -23,6 +24,7 @@ need: python -m m3i_jax.plan; what is wrong: python -m m3i_jax.doctor.
 
 import os
 import re
+import signal
 import sys
 
 from absl import app, flags, logging
@@ -122,6 +124,13 @@ def steps(text: str) -> tuple[int, int] | None:
   return int(found[1]), int(found[2])
 
 
+def _interrupted(*_) -> None:
+  """Ctrl-C is a SIGTERM, which saves; the second time it ends at once."""
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  print('stopping after this step; Ctrl-C again ends at once', file=sys.stderr)
+  os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main(_) -> None:
   # Imports and devices only now: a mistyped flag is answered at once.
   import jax
@@ -135,6 +144,7 @@ def main(_) -> None:
   try:
     profile = steps(_PROFILE.value)
     processes.initialize()
+    signal.signal(signal.SIGINT, _interrupted)
     devices.check(_PLATFORM.value)
     if told := devices.fallback():
       print(f'warning: {told}', file=sys.stderr)

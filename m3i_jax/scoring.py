@@ -73,8 +73,9 @@ class Scoring:
     if self.config.panel.examples:
       split = self.config.panel.split or self.config.data.split
       panel = self.seen.panel(
-        state, dataset.open_split(self.config, split), self.data.recipe
-      )
+        state, dataset.open_split(self.config, split), self.data.recipe,
+        self.data.source.classes,
+      )  # fmt: skip
     if jax.process_index():
       return
     if rows:

@@ -1,7 +1,7 @@
 """A trained objective on show: encoders for the evaluators, and the panel."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -78,9 +78,13 @@ class Encoders:
     return np.stack([self.tokenizer.encode(text, length) for text in texts])
 
   def panel(
-    self, state: TrainState, source: sources.Source, recipe: pipeline.Recipe
-  ) -> Panel:
-    """A few examples: the views, mask and mix, and each target's answer."""
+    self, state: TrainState, source: sources.Source, recipe: pipeline.Recipe,
+    classes: Sequence[str],
+  ) -> Panel:  # fmt: skip
+    """A few examples: the views, mask and mix, and each target's answer.
+
+    classes: that the objective was trained on; the source may have others.
+    """
     count = self.config.panel.examples
     count += count % 2  # neighbours are mixed
     rows = [
@@ -98,7 +102,7 @@ class Encoders:
     labels = [_name(source.classes, r['label']) for r in records]
     truth = {'label': labels, 'text': told}
     choices = {
-      'label': list(source.classes),
+      'label': list(classes),
       'text': self._captions(source, told) if self.tokenizer else [],
     }
     targets = {}

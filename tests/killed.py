@@ -2,7 +2,7 @@
 
 MOMENT is `step:N`, `save:N` or `evaluation:N` for SIGKILL in the middle of
 what is done there, `term:N` for SIGTERM (of the last process) after step N,
-`early` for SIGTERM before the first step, or `never`. Every seventh picture of
+`early` for Ctrl-C before the first step, or `never`. Every seventh picture of
 the data is damaged.
 """
 
@@ -68,13 +68,13 @@ def arm(moment: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
       time.sleep(4)
 
-  def term(*_):
-    os.kill(os.getpid(), signal.SIGTERM)
+  def interrupt(*_):
+    os.kill(os.getpid(), signal.SIGINT)
     time.sleep(4)  # until JAX has heard of it
 
   before(StepLog, 'step', step)
   if what == 'early':
-    before(Program, 'lower', term)
+    before(Program, 'lower', interrupt)
   if what == 'save':
     # The arrays are written, the step has not got its name.
     before(

@@ -100,8 +100,8 @@ def test_several_processes_are_one_and_stop_and_go_on_as_another_number(
     assert code == errors.STOPPED, output
   saved = max(rows(tmp_path))
   assert 3 <= saved < 5
-  # One process of four devices, on another mesh; first it hears of a SIGTERM
-  # before it has done a step.
+  # One process of four devices, on another mesh; first it gets a Ctrl-C before
+  # it has done a step.
   ((code, output),) = run(tmp_path, 'early', devices=4)
   assert code == errors.STOPPED, output
   assert max(rows(tmp_path)) == saved + 1
