@@ -104,7 +104,7 @@ def test_how_many_captions_are_cut(given, tmp_path):
   for length, told in ((most, 'none of 16'), (most - 1, '8 of 16 captions')):
     checkup.config.data.text_length = length
     found = checkup.text()
-    assert told in found.told and f'has {most} pieces' in found.told
+    assert told in found.told and str(most) in found.told
     assert found.status == ('ok' if length == most else 'warn')
     assert f'of {tmp_path}/tokenizer.model' in found.told
 
