@@ -1,9 +1,11 @@
 """What the small commands share: flags, and mistakes told in one line."""
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from absl import app, flags, logging
 
@@ -27,7 +29,7 @@ def run(
   """
 
   def parse(argv: list[str]) -> list[str]:
-    with _told():
+    with told():
       try:
         rest = flags.FLAGS(argv)
       except flags.Error as error:
@@ -54,7 +56,7 @@ def run(
     logging.set_verbosity(logging.WARNING)
     # So that what is half-written is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with _told():
+    with told():
       code = work(*argv[1:], flags.FLAGS)
     sys.exit(code)
 
@@ -70,8 +72,27 @@ def _list_in_help(module: str) -> None:
       flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
+def make_room(flag: str, file: str) -> None:
+  """Makes the folder of a file, so that no work is done for nothing.
+
+  Raises:
+    UserError: it cannot be written there.
+  """
+  folder = Path(file).parent
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f'--{flag}={file}: cannot make {folder} ({error.strerror}): name a file '
+      'elsewhere'
+    ) from error
+  if Path(file).is_dir() or not os.access(folder, os.W_OK):
+    raise UserError(f'--{flag}={file} cannot be written: name another file')
+
+
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def told() -> Iterator[None]:
+  """A mistake of the user is one line and exit code 2."""
   try:
     yield
   except UserError as error:

@@ -82,6 +82,7 @@ def command() -> None:
   from absl import app, flags, logging
 
   from m3i_jax import main
+  from m3i_jax.command import make_room, told
 
   flags.DEFINE_boolean('smoke', True, 'take 3 steps of the :debug variant')
   flags.DEFINE_boolean('full', False, 'read all of every shard of the data')
@@ -100,6 +101,9 @@ def command() -> None:
     given = flags.FLAGS
     file = [x for x in sys.argv if x.startswith('--config=')]
     file = file[-1].partition('=')[2] if file else CONFIG
+    if given.page:
+      with told():
+        make_room('page', given.page)
     sound = examine(
       given.config, file, pathlib.Path(given.workdir), given.platform,
       given.smoke, given.page, given.full,

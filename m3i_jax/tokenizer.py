@@ -53,10 +53,13 @@ def work(*words) -> int:
   lengths = _lengths(given.length)
   if given.page and not given.page.endswith(('.html', '.png')):
     raise UserError(f'--page={given.page}: name a .html or a .png')
+  if given.page:
+    command.make_room('page', given.page)
   match words:
     case ['train', data]:
       if not given.out:
         raise UserError('--out is missing: name the file to write')
+      command.make_room('out', given.out)
       tokenizer = trained(data, given)
       files.write(Path(given.out), tokenizer.model)
       print(given.out)

@@ -63,7 +63,7 @@ def test_a_silent_fallback_is_a_failure(tmp_path):
   (tmp_path / 'nvidia-smi').write_text('#!/bin/sh\n')
   (tmp_path / 'nvidia-smi').chmod(0o755)
   path = f'{tmp_path}:{os.environ["PATH"]}'
-  page = tmp_path / 'page.html'
+  page = tmp_path / 'a' / 'new' / 'page.html'
   flags = ('--nosmoke', '--full', f'--page={page}')
   done = command(*flags, PATH=path, JAX_PLATFORMS='')
   assert done.returncode == 1
@@ -77,6 +77,9 @@ def test_a_mistake_in_the_flags():
   done = command('--config=configs/no.py')
   assert done.returncode == 2
   assert 'configs/no.py' in done.stderr and 'Traceback' not in done.stderr
+  done = command('--page=README.md/page.html')
+  assert done.returncode == 2 and not lines(done).get('devices')
+  assert done.stderr.startswith('m3i_jax: --page=README.md/page.html: cannot')
 
 
 def test_libraries_that_are_missing_or_old(tmp_path):

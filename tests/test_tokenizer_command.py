@@ -49,7 +49,7 @@ def work(monkeypatch, capsys):
 
 
 def test_training_is_that_of_a_run(work, tmp_path):
-  out = tmp_path / 'words.model'
+  out = tmp_path / 'a' / 'new' / 'words.model'
   told = work('train', 'synthetic:40', out=out, vocabulary=400, tags='tags')
   source = sources.open_source(
     'synthetic:40', 'train', sources.Fields(text='caption', tags='tags')
@@ -122,6 +122,9 @@ def test_the_picture_says_what_is_cut(monkeypatch):
     (('inspect', 'README.md', 'synthetic'), {}, 'README.md: the tokenizer is'),
     (('inspect', 'no_such_data'), {}, 'no prepared data set'),
     (('inspect', 'synthetic'), {'text': 'word'}, "no field 'word'"),
+    (('train', 'synthetic'), {'out': 'README.md/a'}, 'a: cannot make README'),
+    (('train', 'synthetic'), {'out': 'docs'}, '--out=docs cannot be written'),
+    (('inspect', 'synthetic'), {'page': 'README.md/x.png'}, 'cannot make READ'),
     (('inspect', 'synthetic'), {'page': 'x.pdf'}, 'name a .html or a .png'),
     (('inspect', 'synthetic'), {'length': '3,x'}, 'give numbers'),
     (('inspect', 'docs/panel.png'), {}, 'no UTF-8 text'),
