@@ -5,6 +5,7 @@ A record is a dict: `image` (encoded bytes, or uint8 [H, W, 3]), `label` (int,
 field of the data set under its own name. Nothing is ever downloaded.
 """
 
+import contextlib
 import dataclasses
 import re
 import resource
@@ -182,7 +183,8 @@ class Encoded:
 def _open_many() -> None:
   """As many open files as the system lets a process have: one a shard."""
   most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-  resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+  with contextlib.suppress(ValueError, OSError):  # macOS has another limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class _Named:
