@@ -132,12 +132,12 @@ def _refit_evaluators(
     names = split.split('+')
     return all(n in splits and field in splits[n].features for n in names)
 
-  told, kept_by = [], {key.split('.')[1] for key in given if 'evals.' in key}
+  left, kept_by = [], {key.split('.')[1] for key in given if 'evals.' in key}
   for name, evaluator in build.evaluators(config).items():
     if name not in kept_by and not all(has(*x) for x in evaluator.reads()):
       del config.evals[name]
-      told.append(name)
-  told = [f'left out: config.evals {", ".join(told)}'] if told else []
+      left.append(name)
+  told = [f'left out: config.evals {", ".join(left)}'] if left else []
   pair = _scored(splits)
   if not config.evals and pair:
     train, test, label = pair
@@ -146,7 +146,8 @@ def _refit_evaluators(
     config.evals.knn = dict(
       kind='knn', train=train + some, test=test, label=label
     )
-    told.append(f'config.evals.knn: {train}{some} -> {test}, by {label!r}')
+    old = f'{", ".join(left)} replaced by ' if left else ''
+    told = [f'config.evals: {old}knn {train}{some} -> {test}, by {label!r}']
   if config.panel.split not in ('', *splits) and 'panel.split' not in given:
     config.panel.split = pair[1] if pair else _panel(splits)
   return told

@@ -95,6 +95,11 @@ def test_labels_alone(labelled):
   assert c.panel.split == 'validation' and c.features == 'pool'
   assert any('config.targets.text, there are no captions' in x for x in told)
   assert told[-1] == 'targets: category, inter, intra'
+  assert told[-2].startswith('config.evals: concept_1nn, group_knn, ')
+  assert told[-2].endswith(
+    ", zeroshot replaced by knn train -> validation, by 'label'"
+  )
+  assert not any('left out: config.evals' in line for line in told)
   dataset.check_splits(c, build.evaluators(c))
   assert len(dataset.open_split(c, c.data.split)) == 8
 
@@ -109,7 +114,8 @@ def test_a_large_bank_is_thinned(labelled, monkeypatch):
 
 def test_captions_alone(captioned):
   c = vitb.get_config()
-  adopt.adopt(c, captioned, set())
+  told = adopt.adopt(c, captioned, set())
+  assert told[-2].startswith('left out: config.evals ')
   assert set(c.targets) == {'intra', 'inter'}
   assert c.features == '' and not c.evals.keys()
   assert c.data.split == 'everything' and c.panel.split == ''
