@@ -10,6 +10,7 @@ from m3i_jax.errors import UserError
 from m3i_jax.prepare import conventions, deeper, labels, raw
 from m3i_jax.prepare.items import Bad, Item, Layout, Options
 
+_NAMED = 5  # kinds of files that are left alone
 WNID = re.compile(r'n\d{8}')
 
 
@@ -112,6 +113,9 @@ def walk(root: str, follow: bool = False) -> Tree:
         tree.others.setdefault(suffix, []).append(path)
     for path in names:
       tree.pictures[path] = captions.get(os.path.splitext(path)[0], '')
+    alone = captions.keys() - {os.path.splitext(path)[0] for path in names}
+    if alone:
+      tree.others.setdefault('.txt', []).extend(captions[x] for x in alone)
   tree.pictures = dict(sorted(tree.pictures.items()))
   for paths in tree.others.values():
     paths.sort()
@@ -216,7 +220,6 @@ def layout(
   """Parts of at most options.records pictures; one a class for ImageNet's."""
   parts, told = {}, []
   captioned = 0
-  links = conventions.counted(len(tree.links), 'link')
   for split, pictures in conventions.split_order(splits).items():
     captioned += sum(bool(picture.captions) for picture in pictures)
     groups = _groups(pictures, options.records)
@@ -231,10 +234,25 @@ def layout(
       known.names,
       captioned > 0,
       f'{kind} {root}: pictures {", ".join(told)}; '
-      f'{conventions.counted(len(known.names), "label")}; '
-      f'{conventions.counted(captioned, "file")} of captions'
-      + (f'; {links} left out (--absolute follows them)' if tree.links else ''),
+      f'{conventions.counted(len(known.names), "label")}'
+      + (f' ({known.names[0]!r} alone)' if len(known.names) == 1 else '')
+      + f'; {conventions.counted(captioned, "file")} of captions'
+      + _left_alone(tree, kind),
   )
+
+
+def _left_alone(tree: Tree, kind: str) -> str:
+  """The rest of what is told: what lies there and is not read."""
+  links = conventions.counted(len(tree.links), 'link')
+  told = f'; {links} left out (--absolute follows them)' if tree.links else ''
+  files = [
+      paths[0] if len(paths) == 1 else f'{len(paths):,} {suffix or "others"}'
+      for suffix, paths in sorted(tree.others.items())
+  ]
+  if files and kind == 'folder':  # ImageNet's are known, some are read
+    more = ', ...' if len(files) > _NAMED else ''
+    told += f'; files left alone: {", ".join(files[:_NAMED])}{more}'
+  return told
 
 
 def _groups(

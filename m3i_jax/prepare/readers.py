@@ -20,6 +20,9 @@ _KNOWN = (
     '.tsv .jsonl .parquet), tars of webdataset or img2dataset (also '
     'x-{000..042}.tar), tfds:NAME'
 )
+# The flags of columns and keys that are not for every kind of source.
+_COLUMNS = ('image', 'label', 'text', 'id')
+_IGNORED = {'folder': _COLUMNS, 'imagenet': _COLUMNS, 'webdataset': ('id',)}
 _PACKED = ('.zip', '.7z', '.rar', '.gz', '.bz2', '.xz', '.zst')
 
 
@@ -31,14 +34,34 @@ def recognise(source: str, options: Options) -> Layout:
     options: the flags of the user.
 
   Raises:
-    UserError: it is nothing that can be read, or something of it is missing.
+    UserError: it is nothing that can be read, something of it is missing, or
+      an option has no meaning for it.
   """
   try:
-    return _recognise(source, options)
+    layout = _recognise(source, options)
   except OSError as error:
     told = error.strerror or type(error).__name__
     where = error.filename or source
     raise UserError(f'cannot read {where}: {told}') from error
+  _refuse_ignored(source, layout, options)
+  return layout
+
+
+def _refuse_ignored(source: str, layout: Layout, options: Options) -> None:
+  """UserError for an option that would do nothing."""
+  for name in _IGNORED.get(layout.kind, ()):
+    if getattr(options, name):
+      raise UserError(
+          f'--{name} names a column of a table, and {source} was found to be '
+          f'{layout.kind}: leave it out'
+      )
+  if options.split not in (Options.split, *layout.splits) or (
+      options.split != Options.split and len(layout.splits) > 1
+  ):
+    raise UserError(
+        f'--split={options.split}: {source} has its own splits, '
+        f'{", ".join(layout.splits)}: leave it out, or name the folder of one'
+    )
 
 
 def _recognise(source: str, options: Options) -> Layout:

@@ -115,6 +115,24 @@ def test_hidden_files_and_texts_without_a_picture_are_left_out(tmp_path):
   })  # fmt: skip
   layout = recognise(str(tmp_path), Options())
   assert brief(making.records(layout)) == [('cat/a.png', 0, ())]
+  # What is no system's own is told.
+  assert layout.told.endswith(
+      "1 label ('cat' alone); no files of captions; files left alone: "
+      'cat/notes.md, README.txt'
+  )
+
+
+def test_files_beside_pictures_are_told(tmp_path):
+  making.tree(tmp_path, {
+      'a.png': CAT, 'a.txt': 'a cat', 'b.txt': '', 'c.txt': '', 'x': '',
+      **{f'{i}.json': '' for i in range(1000)},
+      **{f'f.{i}x': '' for i in range(3)},
+  })  # fmt: skip
+  layout = recognise(str(tmp_path), Options())
+  assert layout.told.endswith(
+      'no labels; 1 file of captions; files left alone: x, f.0x, f.1x, f.2x, '
+      '1,000 .json, ...'
+  )
 
 
 def test_links_that_lead_out_are_left_out_and_counted(tmp_path):

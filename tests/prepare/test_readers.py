@@ -68,6 +68,31 @@ def test_a_table_beside_pictures_is_no_source_unless_it_is_named(tmp_path):
   assert layout.kind == 'table' and layout.classes == ('dog',)
 
 
+@pytest.mark.parametrize('name', ['image', 'label', 'text', 'id'])
+def test_columns_of_a_folder_are_refused(tmp_path, name):
+  making.tree(tmp_path, {'cat/a.png': picture()})
+  with pytest.raises(UserError, match=f'--{name} names a column of a table,'):
+    recognise(str(tmp_path), Options(**{name: 'x'}))
+  tar = making.tar({'a.png': picture(), 'a.x': b'a cat'})
+  making.tree(tmp_path / 'tars', {'a.tar': tar})
+  if name == 'id':
+    with pytest.raises(UserError, match='--id names .* be webdataset: leave'):
+      recognise(str(tmp_path / 'tars'), Options(id='x'))
+  if name == 'text':
+    assert recognise(str(tmp_path / 'tars'), Options(text='x')).captions
+
+
+def test_a_split_of_a_source_that_has_its_own_is_refused(tmp_path):
+  making.tree(tmp_path, {'train/a.png': picture(), 'val/a.png': picture(1)})
+  for split in ('test', 'validation'):
+    with pytest.raises(UserError, match='own splits, train, validation: leave'):
+      recognise(str(tmp_path), Options(split=split))
+  (tmp_path / 'train/a.png').unlink()
+  with pytest.raises(UserError, match='own splits, validation'):
+    recognise(str(tmp_path), Options(split='test'))
+  assert recognise(str(tmp_path), Options(split='validation'))
+
+
 def test_reading_needs_no_jax(tmp_path):
   making.tree(tmp_path, {'a.png': picture(), 'b/t.csv': 'path\na.png\n'})
   code = (
