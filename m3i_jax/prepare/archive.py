@@ -126,29 +126,27 @@ def read(file: BinaryIO, member: Member) -> bytes:
   return _read(file, member.start, member.size, member.name)
 
 
-def members(file: BinaryIO, closed: bool = False) -> Iterator[Member]:
+def members(file: BinaryIO) -> Iterator[Member]:
   """The members of an open tar, in order; `read` may be called in between.
 
   Args:
     file: from `open_tar`.
-    closed: the tar must have its closing block; some writers leave it out.
 
   Raises:
     Broken: the tar is damaged or ends early.
   """
-  for found in survivors(file, closed):
+  for found in survivors(file):
     if isinstance(found, Broken):
       raise found
     yield found
 
 
-def survivors(
-    file: BinaryIO, closed: bool = False
-) -> Iterator[Member | Broken]:
+def survivors(file: BinaryIO) -> Iterator[Member | Broken]:
   """As `members`, but what is damaged is given as such, and reading goes on.
 
-  It goes on at the next header, if there is one. Nothing is read backwards,
-  which would begin a compressed tar anew.
+  It goes on at the next header, if there is one. A tar ends with zeros: one
+  without them was cut. Nothing is read backwards, which would begin a
+  compressed tar anew.
   """
   place, last, block = 0, '', b''
   try:
@@ -169,8 +167,8 @@ def survivors(
   except Broken as error:
     yield error
     return
-  if closed:
-    yield Broken(f'ends early: nothing after {raw.shown(last)!r}')
+  after = f'after {raw.shown(last)!r}' if last else 'at once'
+  yield Broken(f'cut short: it ends {after}, without the zeros of an end')
 
 
 def _member(file: BinaryIO, block: bytes, place: int) -> Member:

@@ -186,7 +186,7 @@ def _members(path: str) -> list[archive.Member]:
     with archive.open_tar(path) as file:
       members = [
           member
-          for member in archive.members(file, closed=True)
+          for member in archive.members(file)
           if member.kind != 'folder'
       ]
   except (OSError, archive.Broken) as error:

@@ -56,6 +56,18 @@ def test_zeros_and_then_no_header(tmp_path):
   assert not making.bad(_layout(tmp_path, data + bytes(700)))
 
 
+@pytest.mark.parametrize('mode', ['w', 'w:gz'])
+def test_a_tar_cut_where_a_member_ends(tmp_path, mode):
+  data = gzip.compress(FIRST) if mode == 'w:gz' else FIRST
+  layout = _layout(tmp_path, data)
+  assert [item.id for item in making.items(layout)] == ['x/a']
+  told = "cut short: it ends after 'a.jpg', without the zeros of an end"
+  assert making.bad(layout) == [('x', f'tar {told}')]
+  with archive.open_tar(str(tmp_path / 'x.tar')) as file:
+    with pytest.raises(archive.Broken, match=told):
+      list(archive.members(file))
+
+
 def _pax(data):
   """A tar whose second member has these attributes."""
   info = tarfile.TarInfo('x')
