@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -21,6 +22,7 @@ SHOWN = 8  # on the page, an even number
 TRAINED = 5000  # captions and tags, of the tokenizer that stands for a run's
 _NAMED = 3  # of what is wrong
 _CALLED = {'label': 'label', 'text': 'caption'}
+_HELD_OUT = ('test', 'validation')
 _READ = 256  # records at a time
 
 
@@ -82,22 +84,17 @@ class Checkup:
     of = '' if split == self.config.data.split else f'{split} of '
     told = f'{of}{name}' + f' {split}' * (not of)
     told += f': {len(source):,} pictures, {len(source.classes):,} classes'
-    told += f'; of {found.tried} tried '
-    if have := [
+    have = [
       f'{count} have a {_CALLED[part]}'
       for part, count in found.having.items()
       if getattr(source.fields, part)
-    ]:
-      told += f'{" and ".join(have)}, '
-    told += f'{found.speed:.0f} a second in one thread'
+    ]
+    told += f'; of {found.tried} tried ' if have else f'; {found.tried} tried'
+    told += f'{" and ".join(have)}, {found.speed:.0f} a second in one thread'
     if found.bad or not found.tried:
       return _unreadable(told, found)
-    for part, count in found.having.items():
-      if getattr(source.fields, part) and not count:
-        return Finding(
-          'warn', told, f'is config.data.{part} the right field?'
-        )  # fmt: skip
-    return Finding('ok', told)
+    doubt = _doubt(split, source, found)
+    return Finding('warn' if doubt else 'ok', told, doubt)
 
   def splits(self) -> Finding:
     """What evaluators and the panel read beside that."""
@@ -242,6 +239,22 @@ def _broken(path: epath.Path, records: int, full: bool) -> str:
     return f'{path} is damaged: {error}'
   if found != records:
     return f'{path} has {found:,} records instead of {records:,}'
+  return ''
+
+
+def _doubt(split: str, source: sources.Source, found: Tried) -> str:
+  """What is odd about data that can be read; '' for nothing."""
+  for part, count in found.having.items():
+    if getattr(source.fields, part) and not count:
+      return f'is config.data.{part} the right field?'
+  if source.fields.label and len(source.classes) == 1:
+    return f'the only label is {source.classes[0]!r}: there is nothing to tell'
+  name = re.match(r'\w*', split.rpartition('/')[2])[0]
+  if name in _HELD_OUT:
+    return (
+      f'this trains on {name!r}: if there is no other split, prepare it with '
+      '--split=train'
+    )
   return ''
 
 

@@ -94,6 +94,33 @@ def test_a_field_that_nobody_has(given):
     assert 'the right field?' in found.todo
 
 
+def test_data_without_labels_and_captions(given):
+  source = Some(label=-1, text=())
+  source.fields.label = source.fields.text = ''
+  found = given(source).part('train')
+  assert found.status == 'ok' and '; 8 tried, ' in found.told
+
+
+def test_a_single_label(given):
+  source = Some()
+  source.classes = ('images',)
+  found = given(source).part('train')
+  assert found.status == 'warn' and "label is 'images'" in found.todo
+  source.fields.label = ''
+  assert given(source).part('train').status == 'ok'
+
+
+@pytest.mark.parametrize('split', ['test', 'validation[:50%]', 'a/test'])
+def test_training_on_a_split_that_is_for_tests(given, monkeypatch, split):
+  checkup = given(Some())
+  monkeypatch.setattr(Checkup, 'parts', lambda _: {split: 'emoji'})
+  found = checkup.part(split)
+  assert found.status == 'warn' and '--split=train' in found.todo
+  for other in ('train', 'tests', 'test/train', 'train+test'):
+    monkeypatch.setattr(Checkup, 'parts', lambda _, x=other: {x: 'emoji'})
+    assert checkup.part(other).status == 'ok'
+
+
 def test_how_many_captions_are_cut(given, tmp_path):
   short, long = 'a b c', 'a b c d e f g h i j'
   checkup = given(Some(text=(short, long)))
