@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from m3i_jax.errors import UserError
-from m3i_jax.prepare import conventions, labels, raw, rows
+from m3i_jax.prepare import conventions, labels, metadata, raw, rows
 from m3i_jax.prepare.columns import Plan, Values
 from m3i_jax.prepare.items import Bad, Item, Layout, Options
 from m3i_jax.prepare.parquet import Parquet
@@ -96,6 +96,7 @@ def recognise(
   Raises:
     UserError: a column is missing, or none of the first rows can be used.
   """
+  paths, pictures = metadata.gather(paths, root, SUFFIXES, options)
   tables = {
       split: [open_table(path) for path in sorted(inside)]
       for split, inside in paths.items()
@@ -127,7 +128,8 @@ def recognise(
       parts,
       known.names,
       bool(plan.texts),
-      f'table {root}: {_told(parts, plan, known)}',
+      f'table {root}: {_told(parts, plan, known)}'
+      + metadata.unnamed(pictures, every, plan.image),
   )
 
 
