@@ -99,9 +99,13 @@ def trained(data: str, given: flags.FlagValues) -> Vocabulary:
 
 def source(data: str, given: flags.FlagValues) -> sources.Source:
   """DATA's split, with its captions and its tags."""
-  fields = describe.describe(data).fields
+  described = describe.describe(data)
+  fields = described.fields
   if not (given.text or fields.text):
-    raise UserError(f'{data} has no captions that are named as usual: --text')
+    raise UserError(
+      f'{data} has no captions under a usual name; its fields are '
+      f'{", ".join(described.features)}: --text=FIELD, if one has them'
+    )
   return sources.open_source(data, given.split, sources.Fields(
     image=fields.image, text=given.text or fields.text,
     tags=given.tags or fields.tags,
@@ -110,6 +114,13 @@ def source(data: str, given: flags.FlagValues) -> sources.Source:
 
 def lines(path: str, most: int) -> list[str]:
   """The lines of a text file that are not empty, sampled evenly."""
+  from m3i_jax.prepare import tables
+
+  if Path(path).suffix.lower() in tables.SUFFIXES:
+    raise UserError(
+      f'{path} is a table: python -m m3i_jax.prepare {path} --out=DIR makes a '
+      'data set of it, then give DIR'
+    )
   try:
     with open(path, encoding='utf-8-sig') as file:
       count = sum(1 for line in file if line.strip())

@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 
 from m3i_jax import tokenizer as command
-from m3i_jax.data import sources, texts
+from m3i_jax.data import describe, sources, texts
 from m3i_jax.data.tokenizer import Tokenizer, open_tokenizer, train_tokenizer
 from m3i_jax.errors import UserError
 from m3i_jax.report import text_page
@@ -79,6 +79,22 @@ def test_lines_are_sampled_evenly(tmp_path):
   assert command.lines(file, 10**6) == [str(i) for i in range(1000)]
   found = [int(x) for x in command.lines(file, 10)]
   assert found == [99 + 100 * i for i in range(10)]
+
+
+@pytest.mark.parametrize('suffix', ['csv', 'TSV', 'jsonl', 'parquet'])
+def test_a_table_is_no_list_of_captions(work, tmp_path, suffix):
+  file = tmp_path / f'a.{suffix}'
+  file.write_text('path,caption\n1.png,a cat\n')
+  for words in (('inspect', str(file)), ('train', str(file))):
+    with pytest.raises(UserError, match='is a table: .*prepare .* give DIR'):
+      work(*words, out=tmp_path / 'x')
+
+
+def test_data_without_captions(work, monkeypatch):
+  described = describe.Described({'train': 1}, sources.Fields(), ('id', 'x'))
+  monkeypatch.setattr(describe, 'describe', lambda _: described)
+  with pytest.raises(UserError, match='fields are id, x: --text=FIELD'):
+    work('inspect', 'DATA')
 
 
 def test_pages(work, tmp_path):
