@@ -20,6 +20,7 @@ COUNTS = {
 }
 INNER = ('good', 'leaves', 'unsound', 'in_a_row', 'rollbacks', 'norm')
 SLOW = 10  # percent of waiting for input that is worth a word
+SETTLED = 20  # steps, before which the start of the loader tells
 
 
 class StepLog:
@@ -105,9 +106,10 @@ class StepLog:
     self.limit(done, row.get('replaced_pictures', 0))
 
   def _hint(self, done: int, waited: float) -> None:
-    # The first row has the start of the loader in it.
+    # The first row of a run that goes on has the start of the loader in it.
     first, self.first = self.first, False
-    if waited > SLOW and not first and not self.hinted:
+    settled = not first and done >= SETTLED
+    if waited > SLOW and settled and not self.hinted:
       self.hinted = True
       self.bar.print(
         f'step {done}: {waited:.0f} % of the time waits for pictures: raise '

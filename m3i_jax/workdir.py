@@ -9,6 +9,8 @@ from m3i_jax import config as schema
 from m3i_jax import files, metrics
 from m3i_jax.errors import UserError
 
+_NAMED = 5  # changes, of those that are refused
+
 
 def claim(config: ConfigDict, workdir: Path, accept: bool = False) -> list[str]:
   """Makes the run's directory, or checks that it is this run's.
@@ -30,8 +32,10 @@ def claim(config: ConfigDict, workdir: Path, accept: bool = False) -> list[str]:
         # A mistake ended it before its first step; this is its correction.
         (workdir / 'tokenizer.model').unlink(missing_ok=True)
       elif changed and not accept:
+        more = len(changed) - _NAMED
+        named = changed[:_NAMED] + [f'{more} more'] * (more > 0)
         raise UserError(
-          f'{workdir} holds a run of another config ({"; ".join(changed)}): '
+          f'{workdir} holds a run of another config ({"; ".join(named)}): '
           'name another --workdir, go on with the config of that run, or give '
           '--accept_changes'
         )

@@ -135,8 +135,11 @@ def test_a_collapse_is_printed_once_and_marked(tmp_path):
   assert marks == [None] * (alarm.ROWS - 1) + [1.0] * 3
 
 
-def test_waiting_for_pictures_is_told_once_after_the_first_row(
-  tmp_path, monkeypatch
+@pytest.mark.parametrize(
+  ('begin', 'told_at'), [(1, steplog.SETTLED), (1000, 1001)]
+)
+def test_waiting_for_pictures_is_told_once_after_the_start(
+  tmp_path, monkeypatch, begin, told_at
 ):
   clock = [0.0]
   monkeypatch.setattr(steplog.time, 'perf_counter', lambda: clock[0])
@@ -145,7 +148,7 @@ def test_waiting_for_pictures_is_told_once_after_the_first_row(
   def load():
     clock[0] += 1.0
 
-  for step in range(1, 5):
+  for step in range(begin, told_at + 3):
     log.waiting(load)
     clock[0] += 3.0
     log.step(step, measured())
@@ -154,3 +157,4 @@ def test_waiting_for_pictures_is_told_once_after_the_first_row(
   assert rows[1]['input_wait_percent'] == pytest.approx(25)
   hints = [line for line in told(log) if 'waits for pictures' in line]
   assert len(hints) == 1 and 'config.data.workers' in hints[0]
+  assert hints[0].startswith(f'step {told_at}: 25 % of the time waits')

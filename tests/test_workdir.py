@@ -28,7 +28,11 @@ def test_claim_compares_with_what_has_begun(tmp_path):
   config.optimizer.learning_rate = 1.0
   with pytest.raises(UserError, match='learning_rate: 0.002 -> 1.0') as told:
     claim(config, run)
-  assert '--accept_changes' in str(told.value)
+  assert '--accept_changes' in str(told.value) and 'more' not in str(told.value)
+  config.optimizer.update(weight_decay=.25, clip=.5)
+  config.data.update(source='a', split='b', label='c')
+  with pytest.raises(UserError, match=r'\(([^;]* -> [^;]*; ){5}1 more\)'):
+    claim(config, run)
 
 
 def test_a_change_can_be_accepted(tmp_path):
