@@ -28,9 +28,10 @@ def test_help_lists_the_flags_of_the_command_alone():
     ((), 'SOURCE is missing and --out is missing; see --help'),
     (('--out=x',), 'SOURCE is missing; see --help'),
     (('a',), '--out is missing; see --help'),
+    (('a', '--out=x', '--workers=0'), '--workers must be at least 1'),
     (('a', 'b', '--out=x'), '2 paths are given, and one is wanted; see --help'),
   ],
 )
-def test_what_is_missing_is_told_at_once(words, told):
+def test_mistakes_are_one_line(words, told):
   done = prepare(*words)
   assert done.returncode == 2 and done.stderr == f'm3i_jax: {told}\n'
