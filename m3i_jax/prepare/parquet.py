@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from m3i_jax.errors import UserError
+from m3i_jax.prepare import raw
 from m3i_jax.prepare.rows import Mark, Row, Torn
 
-_PICTURES, _SMALL = 32, 2**12  # rows in memory, with pictures and without
+_ROWS = 2**12  # in memory at once, at most
+_BYTES = 2**26  # of these rows, as far as their number can do
+_PACKED = 100  # times smaller than it is: no large column of pictures is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,27 +87,52 @@ def _group(
 
   Of rows that cannot be read, the columns that can be read alone are given.
   """
-  binary = _binary(file, names)
-  done, told = 0, 'it is not there'
+  binary, about = _binary(file, names), file.metadata.row_group(group)
+  done, told = 0, 'Parquet cannot be read: it is not there'
   try:
-    size = _PICTURES if binary else _SMALL
-    for batch in file.iter_batches(size, [group], names):
+    for batch in file.iter_batches(_batch(about, names), [group], names):
       skipped = max(start - done, 0)
       yield from enumerate(batch[skipped:].to_pylist(), done + skipped)
       done += len(batch)
+  except raw.Unusable as error:
+    told = str(error)
   except _failures() as error:
-    told = str(error).splitlines()[0]
-  rest = range(max(start, done), file.metadata.row_group(group).num_rows)
+    told = f'Parquet cannot be read: {str(error).splitlines()[0]}'
+  rest = range(max(start, done), about.num_rows)
   alone = {}
   for name in names if rest else ():
     if name not in binary:
       with contextlib.suppress(*_failures()):
+        _batch(about, [name])
         column = file.read_row_group(group, [name]).column(name)
         if len(column) >= rest.stop:
           alone[name] = column
   for i in rest:
     values = {name: column[i].as_py() for name, column in alone.items()}
-    yield i, Torn(f'Parquet cannot be read: {told}', values)
+    yield i, Torn(told, values)
+
+
+def _batch(about, names: list[str]) -> int:
+  """How many rows of a group to read at once, that the memory be bounded.
+
+  A value may stand in a dictionary once, for any number of rows, so that each
+  of them may be as large as the columns are.
+
+  Raises:
+    raw.Unusable: a column is far larger than in the file.
+  """
+  total = 1
+  for column in map(about.column, range(about.num_columns)):
+    name = column.path_in_schema
+    if not any(name == n or name.startswith(f'{n}.') for n in names):
+      continue
+    size = column.total_uncompressed_size
+    most = raw.PICTURE_BYTES
+    packed = size > _PACKED * column.total_compressed_size
+    if size > most and packed or size > about.num_rows * most:
+      raise raw.too_large(repr(name), size, most)
+    total += max(size, 0)
+  return max(1, min(_BYTES // total, _ROWS))
 
 
 def _binary(file, names: list[str]) -> set[str]:

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from m3i_jax.errors import UserError
+from m3i_jax.prepare import raw
 from m3i_jax.prepare.items import Bad, Item, Options
 from m3i_jax.prepare.readers import recognise
 from m3i_jax.prepare.tables import open_table
@@ -255,6 +256,33 @@ def test_a_table_that_changes_after_the_first_look(tmp_path, name, what):
   )
   for _, reason in making.bad(layout):
     assert '\n' not in reason and str(tmp_path) not in reason
+
+
+def test_one_large_value_of_many_rows_of_parquet(tmp_path):
+  path = tmp_path / 't.parquet'  # which has it once
+  pq.write_table(pa.table({'image': [bytes(2**23)] * 40}), path)
+  before = pa.default_memory_pool()
+  counted = pa.proxy_memory_pool(before)
+  pa.set_memory_pool(counted)
+  try:
+    (part,) = recognise(str(path), Options()).splits['train']
+    assert sum(len(item.image) for item in part) == 40 * 2**23
+  finally:
+    pa.set_memory_pool(before)
+  assert 2**23 < counted.max_memory() < 2**28
+
+
+def test_parquet_that_unpacks_to_far_more(tmp_path, monkeypatch):
+  monkeypatch.setattr(raw, 'PICTURE_BYTES', 2**20)
+  path = tmp_path / 't.parquet'
+  image = [bytes(2**18 + i) for i in range(8)] + [OWL]
+  pq.write_table(
+      pa.table({'image': image}), path, row_group_size=8, compression='zstd'
+  )
+  layout = recognise(str(path), Options())
+  assert [item.image for item in making.items(layout)] == [OWL]
+  reasons = [reason for _, reason in making.bad(layout)]
+  assert reasons == ["too large: 'image' has 2.0 MiB, 1 are allowed"] * 8
 
 
 def test_about_hugging_face_that_is_nested_deeply(tmp_path):
