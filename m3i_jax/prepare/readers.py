@@ -52,8 +52,8 @@ def _refuse_ignored(source: str, layout: Layout, options: Options) -> None:
   for name in _IGNORED.get(layout.kind, ()):
     if getattr(options, name):
       raise UserError(
-          f'--{name} names a column of a table, and {source} was found to be '
-          f'{layout.kind}: leave it out'
+          f'--{name} names a column of a table, and {source} is of the kind '
+          f'{layout.kind!r}: leave it out'
       )
   if options.split not in (Options.split, *layout.splits) or (
       options.split != Options.split and len(layout.splits) > 1

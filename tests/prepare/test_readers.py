@@ -76,7 +76,7 @@ def test_columns_of_a_folder_are_refused(tmp_path, name):
   tar = making.tar({'a.png': picture(), 'a.x': b'a cat'})
   making.tree(tmp_path / 'tars', {'a.tar': tar})
   if name == 'id':
-    with pytest.raises(UserError, match='--id names .* be webdataset: leave'):
+    with pytest.raises(UserError, match="--id names .* kind 'webdataset'"):
       recognise(str(tmp_path / 'tars'), Options(id='x'))
   if name == 'text':
     assert recognise(str(tmp_path / 'tars'), Options(text='x')).captions
