@@ -108,13 +108,20 @@ def real(source: str) -> str:
 
 
 def place(source: str, out: str) -> str:
-  """The path of --out; UserError if it lies in the source."""
+  """The path of --out; UserError if it lies in the source or cannot be made."""
   if '://' in out:
     return out.rstrip('/')
   target = os.path.realpath(os.path.expanduser(out))
   inside = os.path.realpath(os.path.expanduser(source))
   if os.path.commonpath([target, inside]) == inside:
     raise UserError(f'--out={out} lies in {source}: name another directory')
+  above = target
+  while not os.path.exists(above):
+    above = os.path.dirname(above)
+  if not os.path.isdir(above):
+    raise UserError(f'--out={out}: {above} is no directory: name another one')
+  if above != target and not os.access(above, os.W_OK | os.X_OK):
+    raise UserError(f'--out={out}: {above} cannot be written: name another one')
   return target
 
 
@@ -253,7 +260,13 @@ def _claim(target: epath.Path, ours: dict[str, str], overwrite: bool) -> None:
 @contextlib.contextmanager
 def _lock(target: epath.Path) -> Iterator[None]:
   """One command at a time writes a directory; what a killed one left goes."""
-  lock = writer.begin(target)
+  try:
+    lock = writer.begin(target)
+  except OSError as error:
+    told = error.strerror or error
+    raise UserError(
+      f'--out={target} cannot be written ({told}): name another directory'
+    ) from error
   if '://' in str(target):
     yield
     return

@@ -10,9 +10,9 @@ import types
 import pytest
 
 from m3i_jax.errors import UserError
-from m3i_jax.prepare import cli
+from m3i_jax.prepare import cli, writer
 from m3i_jax.prepare.items import Options
-from tests.prepare import making, parts
+from tests.prepare import making, parts, writing
 
 
 def test_a_source_has_one_name(tmp_path, monkeypatch):
@@ -38,6 +38,26 @@ def test_out_does_not_lie_in_the_source(tmp_path):
     tmp_path / 'b'
   )
   assert cli.place('x', 'gs://bucket/dir/') == 'gs://bucket/dir'
+
+
+@pytest.mark.parametrize('out', ['file', 'file/a/b'])
+def test_out_that_is_no_directory(tmp_path, out):
+  making.tree(tmp_path, {'file': b'', 'in/a.png': parts.picture(0)})
+  with pytest.raises(UserError, match=f'{tmp_path}/file is no directory'):
+    cli.place(str(tmp_path / 'in'), str(tmp_path / out))
+
+
+def test_out_that_cannot_be_made(tmp_path, monkeypatch):
+  monkeypatch.setattr(os, 'access', lambda path, mode: False)
+  with pytest.raises(UserError, match=f'{tmp_path} cannot be written'):
+    cli.place(str(tmp_path / 'in'), str(tmp_path / 'a' / 'b'))
+
+  def begin(_):
+    raise OSError(30, 'Read-only file system')
+
+  monkeypatch.setattr(writer, 'begin', begin)
+  with pytest.raises(UserError, match=r'cannot be written \(Read-only file'):
+    writing.write(parts.drawn(), tmp_path / 'out')
 
 
 def flag_values(**given):
