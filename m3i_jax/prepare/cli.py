@@ -152,7 +152,7 @@ def run(source: str, values: Any, write: Write) -> int:
       from m3i_jax.prepare import duplicates
 
       print('\n'.join(duplicates.report([out], f'{out}/{duplicates.FILE}')))
-  except (TooManyBad, crew.Lost) as error:
+  except (TooManyBad, crew.Lost, finish.Changed) as error:
     print(f'prepare: {error}', file=sys.stderr)
     return 1
   except (KeyboardInterrupt, SystemExit):
@@ -178,7 +178,7 @@ def prepare(
     the manifest.
   Raises:
     UserError: `out` holds something else.
-    TooManyBad, Lost: see there.
+    TooManyBad, Lost, Changed: see there.
   """
   job = Job.of(layout, out, given)
   tasks = writer.tasks(layout)

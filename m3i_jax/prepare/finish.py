@@ -27,12 +27,17 @@ _FEATURES = ('features.json', 'label.labels.txt')
 Done = dict[str, list[tuple[Task, Shard]]]
 
 
+class Changed(RuntimeError):
+  """A part is no longer what was written of it; one line says which."""
+
+
 def finish(job: Job, layout: Layout, tasks: list[Task]) -> dict[str, Any]:
   """Writes all that is no shard, `dataset_info.json` last.
 
   Returns:
     the manifest.
   Raises:
+    Changed: see there.
     TooManyBad: see there; QUARANTINE is written, and a new start with a larger
       share goes on from here.
   """
@@ -40,7 +45,10 @@ def finish(job: Job, layout: Layout, tasks: list[Task]) -> dict[str, Any]:
   for task in tasks:
     shard = writer.written(job, task)
     if shard is None:
-      raise RuntimeError(f'{task.side} is missing: the shard was not written')
+      raise Changed(
+        f'part {task.part.key!r} of split {task.split!r} is not what was read: '
+        'the source has changed: run the same command again'
+      )
     done[task.split].append((task, shard))
   out = epath.Path(job.out)
   write(out / QUARANTINE, ''.join(_quarantine(done)))

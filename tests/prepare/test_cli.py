@@ -60,6 +60,26 @@ def test_out_that_cannot_be_made(tmp_path, monkeypatch):
     writing.write(parts.drawn(), tmp_path / 'out')
 
 
+def test_a_source_that_changes_meanwhile(tmp_path, monkeypatch, capsys):
+  folder = making.tree(tmp_path / 'in', {'a.png': parts.picture(0)})
+
+  def write(job, tasks):
+    writing.in_process(job, tasks)
+    making.tree(folder, {'a.png': parts.picture(1, size=(8, 8))})
+
+  monkeypatch.setattr(cli.signal, 'signal', lambda *_: None)
+  values = types.SimpleNamespace(
+    out=str(tmp_path / 'out'), duplicates=False, overwrite=False
+  )
+  monkeypatch.setattr(cli, 'options', lambda _: Options())
+  assert cli.run(str(folder), values, write) == 1
+  assert capsys.readouterr().err == (
+    "prepare: part '000000' of split 'train' is not what was read: the source "
+    'has changed: run the same command again\n'
+  )
+  assert cli.run(str(folder), values, writing.in_process) == 0
+
+
 def flag_values(**given):
   values = {
     field.name: types.SimpleNamespace(value=field.default)
