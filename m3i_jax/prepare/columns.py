@@ -15,6 +15,7 @@ from m3i_jax.prepare.items import Item
 _ENCODED = re.compile(
     r'(?:data:image/[\w.+-]+;base64,)?([A-Za-z0-9+/\s]+=*)'
 )
+OUTSIDE = 'path leads out of the folder'  # begins a reason
 Values = dict[str, Any] | raw.Unusable  # of a row, by column
 
 
@@ -27,7 +28,7 @@ class Plan:
     image, label, id, split: columns; '' for none.
     texts: columns of captions.
     known: the classes.
-    absolute: paths may be absolute, or lead out of `root`.
+    absolute: paths may lead out of `root`.
     usual: the split of rows that name none.
   """
 
@@ -108,10 +109,8 @@ class Plan:
     if re.search(r'[\x00-\x1f\ud800-\udfff]', value):
       raise raw.Unusable(f'unsafe path: {shown!r}')
     path = os.path.normpath(os.path.join(self.root, value))
-    if not self.absolute and (os.path.isabs(value) or not self._inside(path)):
-      raise raw.Unusable(
-          f'path leads out of the folder: {shown} (--absolute lets it)'
-      )
+    if not self.absolute and not self._inside(path):
+      raise raw.Unusable(f'{OUTSIDE}: {shown} (--absolute lets it)')
     return path
 
   @functools.cached_property

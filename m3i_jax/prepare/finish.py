@@ -11,6 +11,7 @@ from etils import epath
 from m3i_jax.data.places import UNFINISHED
 from m3i_jax.errors import UserError
 from m3i_jax.prepare import duplicates, manifest, writer
+from m3i_jax.prepare.columns import OUTSIDE
 from m3i_jax.prepare.counts import Counts
 from m3i_jax.prepare.items import Layout
 from m3i_jax.prepare.progress import TooManyBad
@@ -90,10 +91,12 @@ def _refuse_bad(split: str, shards: list[Shard], job: Job) -> None:
   told = ', '.join(f'{n} x {reason}' for reason, n in reasons[:5])
   if not bad:
     raise TooManyBad(f'split {split!r} has no record')
+  outside = OUTSIDE in counts['reasons']
+  lets = '; --absolute lets paths lead out' if outside else ''
   raise TooManyBad(
     f'{bad} of the {records + bad} records of split {split!r} are bad '
     f'({told}): see {epath.Path(job.out) / QUARANTINE}; --max_bad='
-    f'{job.options.max_bad:g} is the share that is let pass'
+    f'{job.options.max_bad:g} is the share that is let pass{lets}'
   )
 
 

@@ -241,6 +241,12 @@ def test_most_are_bad_ends_early(tmp_path):
   assert '3000' not in error
 
 
+def test_the_advice_on_bad_ones_names_the_flag_that_lets_them(tmp_path):
+  bad = (Bad('a', 'path leads out of the folder: /x (--absolute lets it)'),)
+  with pytest.raises(TooManyBad, match='; --absolute lets paths lead out$'):
+    writing.write(parts.layout(train=[parts.Fixed('p', bad)]), tmp_path)
+
+
 def test_a_split_without_records_is_refused(tmp_path):
   bad = (Bad('a', 'no picture'),)
   layout = parts.layout(train=[parts.Fixed('p', bad)])
