@@ -25,6 +25,7 @@ from PIL import (
 )
 
 MAX_PIXELS = 178_956_970  # the size at which Pillow speaks of an attack
+MAX_SIDE = 1_000_000  # pixels; of longer lines Pillow may run out of memory
 
 # Where a format's mark is, the mark, and who reads it. JPEGs of several
 # pictures (MPO) are read as their first one.
@@ -62,7 +63,7 @@ def decode(image: bytes | np.ndarray) -> np.ndarray:
   """The picture as uint8 [H, W, 3]; see `to_rgb`. Arrays pass through.
 
   Raises:
-    PictureError: the bytes are no whole picture, or more than MAX_PIXELS.
+    PictureError: the bytes are no whole picture, or too large a one.
   """
   if isinstance(image, np.ndarray):
     return image
@@ -82,7 +83,8 @@ def open_picture(data: bytes) -> Image.Image:
   bytes whatever the file is called.
 
   Raises:
-    PictureError: another format, a broken header, more than MAX_PIXELS.
+    PictureError: another format, a broken header, more than MAX_PIXELS, or
+      more than MAX_SIDE in a line.
   """
   reader = reader_of(data)
   if not reader:
@@ -93,10 +95,14 @@ def open_picture(data: bytes) -> Image.Image:
   except Image.DecompressionBombError as error:
     raise PictureError(f'too large: {error}') from error
   except Exception as error:  # whatever broken bytes make a codec raise
-    raise PictureError(f'unreadable: {error}') from error
-  if image.width * image.height > MAX_PIXELS:
+    raise PictureError(f'unreadable: {_said(error)}') from error
+  if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
     raise PictureError(f'too large: {image.width}x{image.height} pixels')
   return image
+
+
+def _said(error: Exception) -> str:
+  return str(error) or type(error).__name__  # MemoryError says nothing
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -123,7 +129,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
       image = image.convert('RGB')
     return image if turn is None else image.transpose(turn)
   except Exception as error:  # as above
-    raise PictureError(f'unreadable: {error}') from error
+    raise PictureError(f'unreadable: {_said(error)}') from error
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -136,7 +142,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     try:
       image.load()
     except Exception as error:  # as above
-      raise PictureError(f'unreadable: {error}') from error
+      raise PictureError(f'unreadable: {_said(error)}') from error
   width, height = image.size
   return (height, width) if orientation(image) > 4 else (width, height)
 

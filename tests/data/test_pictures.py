@@ -1,13 +1,14 @@
 """Decoding: what comes of odd pictures, and what is said of broken ones."""
 
 import concurrent.futures
+import io
 import subprocess
 import sys
 import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from m3i_jax.data import crops, pictures
 from m3i_jax.data.pictures import PictureError, decode, open_picture
@@ -66,6 +67,22 @@ def test_the_limit_is_read_from_the_header(monkeypatch):
   monkeypatch.setattr(pictures, 'MAX_PIXELS', 40 * 56 - 1)
   with pytest.raises(PictureError, match='^too large: 56x40 pixels$'):
     open_picture(data)
+
+
+def test_a_line_that_is_too_long():
+  file = io.BytesIO()
+  Image.new('1', (1_000_001, 1)).save(file, 'PNG')
+  with pytest.raises(PictureError, match='^too large: 1000001x1 pixels$'):
+    open_picture(file.getvalue())
+
+
+def test_a_lack_of_memory_is_named(monkeypatch):
+  def load(_):
+    raise MemoryError
+
+  monkeypatch.setattr(PngImagePlugin.PngImageFile, 'load', load)
+  with pytest.raises(PictureError, match='^unreadable: MemoryError$'):
+    decode(next(data for data, *_ in ODD.values() if data[1:4] == b'PNG'))
 
 
 def test_pillows_limit_and_its_warnings_play_no_part(monkeypatch):
