@@ -85,9 +85,12 @@ def recognise(source: str, given: Options) -> Layout:
   from m3i_jax.prepare import readers
 
   layout = readers.recognise(source, given)
-  for split in layout.splits:
+  for split, inside in layout.splits.items():
     if not re.fullmatch(r'\w+', split, re.ASCII):
-      raise UserError(f'a split cannot be named {split!r}: use letters, digits')
+      at = '' if split == given.split else f', as at {inside[0].key}'
+      raise UserError(
+        f'a split cannot be named {split!r}{at}: use letters, digits'
+      )
   if given.holdout:
     layout = holdout.hold_out(layout, given.holdout)
   return layout

@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
@@ -47,10 +48,12 @@ class Csv:
   def _head(self) -> tuple[str, tuple[str, ...], int]:
     """The delimiter, the names, and where the first row begins."""
     with open(self.path, 'rb') as file:
-      line = file.readline(_LINE)
+      text = _head_text(self.path, file.readline(_LINE))
+      said = re.fullmatch(r'sep=(.)', text)  # by Excel, above the names
+      if said:
+        text = _head_text(self.path, file.readline(_LINE))
       end = file.tell()
-    text = _head_text(self.path, line)
-    delimiter = max('\t,;', key=text.count)
+    delimiter = said[1] if said else max('\t,;', key=text.count)
     try:
       (names,) = csv.reader([text], delimiter=delimiter)
     except (csv.Error, ValueError) as error:
@@ -115,6 +118,8 @@ def _head_text(path: str, line: bytes) -> str:
     raise UserError(f'{path} is UTF-16: save it as UTF-8')
   if line[:2] == b'\x1f\x8b':
     raise UserError(f'{path} is compressed: unpack it with gunzip')
+  if b'\r' in line.rstrip(b'\r\n'):
+    raise UserError(f'{path} has CR alone as line ends: save it with LF')
   try:
     text = line.decode('utf-8-sig').strip('\r\n')
   except UnicodeDecodeError as error:
@@ -206,10 +211,14 @@ class Jsonl:
   def columns(self) -> tuple[str, ...]:
     """The keys of the first rows."""
     with open(self.path, 'rb') as file:
-      start = file.read(2)
+      start = file.read(100)
     if start[:2] == b'\x1f\x8b':
       raise UserError(f'{self.path} is compressed: unpack it with gunzip')
-    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+    if start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b'[':
+      raise UserError(
+          f'{self.path} is a JSON array: one object a line is wanted'
+      )
+    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
       raise UserError(f'{self.path} is UTF-16: save it as UTF-8')
     keys: dict[str, None] = {}
     problem = 'it is empty'

@@ -17,6 +17,7 @@ SUFFIXES = ('.csv', '.tsv', '.jsonl', '.ndjson', '.parquet')
 Table = rows.Csv | rows.Jsonl | Parquet
 _MOST_SPLITS = 20
 
+
 @dataclasses.dataclass(frozen=True)
 class TablePart:
   """Rows of one split, from a mark on; see items.Part. `name` is the file's."""
@@ -123,12 +124,13 @@ def recognise(
   }
   if not parts:
     raise UserError(f'{every[0].path} has no rows')
+  where = every[0].path if len(every) == 1 else root
   return Layout(
       'table',
       parts,
       known.names,
       bool(plan.texts),
-      f'table {root}: {_told(parts, plan, known)}'
+      f'table {where}: {_told(parts, plan, known)}'
       + metadata.unnamed(pictures, every, plan.image),
   )
 
@@ -182,7 +184,12 @@ def _plan(every: Sequence[Table], options: Options) -> Plan:
       absolute=options.absolute,
       usual=options.split,
   )
-  for table in every[1:]:
+  for table in every:
+    for name in plan.columns:
+      if table.columns.count(name) > 1:
+        raise UserError(
+            f'{table.path} has more than one column {name!r}: rename them'
+        )
     missing = set(plan.columns) - set(table.columns)
     if missing and not isinstance(table, rows.Jsonl):
       raise UserError(

@@ -62,8 +62,8 @@ def test_columns_by_their_usual_names(tmp_path, start, name, between, end):
   ]
   assert [item.image for item in items] == [DOG, CAT, OWL]
   assert layout.told == (
-      f"table {tmp_path}: rows train 3; pictures from 'FILENAME'; 2 labels "
-      "from 'Label'; captions from 'caption'"
+      f"table {tmp_path}/{name}: rows train 3; pictures from 'FILENAME'; "
+      "2 labels from 'Label'; captions from 'caption'"
   )
 
 
