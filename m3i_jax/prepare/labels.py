@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -12,6 +13,7 @@ from m3i_jax.errors import UserError
 from m3i_jax.prepare import raw
 
 MOST = 1_000_000  # with more, a column holds no labels
+_LONGEST = 4096  # characters, as many as a path has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,7 @@ def tidy(value: Any) -> str:
   """A label as one line; '' for none. 3.0 is 3, as pandas writes it.
 
   Raises:
-    raw.Unusable: it is a list or the like.
+    raw.Unusable: it is a list or the like, infinite, or longer than a path.
   """
   if value is None or value != value:
     return ''
@@ -63,7 +65,11 @@ def tidy(value: Any) -> str:
     value = value.decode('utf-8', 'replace')
   if not isinstance(value, str | int | float):
     raise raw.Unusable(f'label is no name: of type {type(value).__name__}')
+  if value in (math.inf, -math.inf):
+    raise raw.Unusable('label is no name: an infinite number')
   name = ' '.join(raw.whole(str(value)).split())
+  if len(name) > _LONGEST:
+    raise raw.Unusable(f'label is too long: {len(name):,} characters')
   return name[:-2] if re.fullmatch(r'-?\d+\.0', name) else name
 
 
@@ -74,10 +80,9 @@ def from_file(path: str) -> Labels:
     UserError: it cannot be read, is empty, or has a name twice.
   """
   try:
-    names = raw.lines(raw.read_file(path), path)
+    names = tuple(map(tidy, raw.lines(raw.read_file(path), path)))
   except raw.Unusable as error:
     raise UserError(f'--classes={path}: {error}') from error
-  names = tuple(tidy(name) for name in names)
   if not names:
     raise UserError(f'--classes={path} is empty: write one name a line')
   twice = [name for name, n in collections.Counter(names).items() if n > 1]

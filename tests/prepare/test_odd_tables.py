@@ -33,6 +33,30 @@ def test_the_line_that_excel_puts_first(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ('label', 'reason'),
+    [
+        ('Infinity', 'label is no name: an infinite number'),
+        ('-1e999', 'label is no name: an infinite number'),
+        ('"' + '7' * 5000 + '"', 'label is too long: 5,000 characters'),
+    ],
+)
+def test_labels_that_are_none(tmp_path, label, reason):
+  good = '{"path": "owl.webp", "label": "owl"}\n'
+  text = good + good.replace('"owl"', label)
+  layout = _layout(tmp_path, 't.jsonl', text)
+  assert layout.classes == ('owl',)
+  assert [item.label for item in making.items(layout)] == [0]
+  assert [why for _, why in making.bad(layout)] == [reason]
+
+
+def test_classes_with_a_line_that_is_too_long(tmp_path):
+  making.tree(tmp_path, {'classes.txt': 'a\n' + 'b' * 5000})
+  with pytest.raises(UserError, match=r'--classes=.*: label is too long'):
+    _layout(tmp_path, 't.csv', 'path,label\nowl.webp,a\n',
+            classes=f'{tmp_path}/classes.txt')  # fmt: skip
+
+
+@pytest.mark.parametrize(
     ('name', 'content', 'told'),
     [
         ('t.csv', 'path,label,label\nowl.webp,a,b\n', "column 'label': rename"),
