@@ -141,5 +141,5 @@ def test_numbers_of_thousands_of_digits_are_no_classes():
   known = labels.Labels(('a', 'b'), numbered=True)
   assert known.index('01') == 1
   for name in ('9' * 5000, '2', '²'):
-    with pytest.raises(raw.Unusable, match='unknown label'):
+    with pytest.raises(raw.Unusable, match='unknown label|label is too long'):
       known.index(name)
