@@ -14,6 +14,7 @@ from m3i_jax.prepare import (
 )
 from m3i_jax.prepare.folder import Tree
 from m3i_jax.prepare.items import Layout, Options
+from m3i_jax.prepare.metadata import is_metadata
 
 _KNOWN = (
     'a folder of pictures, ImageNet (tars, folders, Kaggle), a table (.csv '
@@ -118,7 +119,7 @@ def _folder(root: str, options: Options) -> Layout:
   if members:
     paths = [os.path.join(root, path) for path in members]
     return tars.recognise(paths, root, options)
-  if found and (not tree.pictures or _is_metadata(found[0])):
+  if found and (not tree.pictures or is_metadata(found[0])):
     return _of_tables(root, found, options)
   if not tree.pictures:
     raise UserError(f'{root}: {_seen(tree)}; understood is {_KNOWN}')
@@ -127,17 +128,12 @@ def _folder(root: str, options: Options) -> Layout:
 
 
 def _tables(tree: Tree) -> list[str]:
-  """The tables of one suffix; Hugging Face's metadata file before others."""
-  for suffix in reversed(tables.SUFFIXES):  # bytes may be in Parquet only
-    paths = tree.others.get(suffix, [])
-    metadata = [path for path in paths if _is_metadata(path)]
-    if paths:
-      return metadata or paths
-  return []
-
-
-def _is_metadata(path: str) -> bool:
-  return os.path.splitext(os.path.basename(path))[0].lower() == 'metadata'
+  """The tables of one suffix; Hugging Face's metadata before others."""
+  kinds = [  # bytes may be in Parquet only
+    tree.others.get(suffix, []) for suffix in reversed(tables.SUFFIXES)
+  ]
+  found = [list(filter(is_metadata, paths)) for paths in kinds] + kinds
+  return next(filter(None, found), [])
 
 
 def _of_tables(root: str, found: list[str], options: Options) -> Layout:

@@ -267,6 +267,17 @@ def test_a_folder_of_tables(tmp_path):
   assert len(making.items(layout, 'test')) == 1
 
 
+def test_metadata_comes_before_other_tables(tmp_path):
+  making.tree(tmp_path, {
+      'a.png': CAT, 'metadata.csv': 'file_name,text\na.png,a cat\n',
+      'other.jsonl': '{"x": 1}\n',
+  })  # fmt: skip
+  layout = recognise(str(tmp_path), Options())
+  assert [(i.id, i.captions) for i in making.items(layout, 'train')] == [
+      ('metadata.csv#1:a.png', ('a cat',))
+  ]
+
+
 def test_metadata_files_of_hugging_face(tmp_path):
   making.tree(tmp_path, {
       'train/a.png': CAT, 'train/metadata.csv': 'file_name,text\na.png,a cat\n',
