@@ -19,31 +19,32 @@ class Optimizer:
   """AdamW or LARS with linear warm-up from 0 and decay to 0, per step.
 
   Attributes:
-    kind: 'adamw', or 'lars' (MoCo v3's and MAE's linear evaluation).
     learning_rate: the peak.
     warmup: share of all steps.
-    decay: 'cosine' or 'linear', of the learning rate after the warm-up.
-    b1, b2, eps: of AdamW. momentum, trust: of LARS.
-    layer_decay: the learning rate of a block over that of the next one; 1 for
-      one rate.
+    b1, b2, eps: of AdamW.
     clip: largest global norm of the gradient; 0 for no limit.
     freeze: prefixes of parameter paths that are not trained, such as
       'encoder/patch_embed' (MoCo v3, SiameseIM).
+    kind: 'adamw', or 'lars' (MoCo v3's and MAE's linear evaluation).
+    decay: 'cosine' or 'linear', of the learning rate after the warm-up.
+    momentum, trust: of LARS.
+    layer_decay: the learning rate of a block over that of the next one; 1 for
+      one rate.
   """
 
-  kind: str = 'adamw'
   learning_rate: float = 1e-3
   warmup: float = 0.025
-  decay: str = 'cosine'
   b1: float = 0.9
   b2: float = 0.95
   eps: float = 1e-8
-  momentum: float = 0.9
-  trust: float = 1e-3
   weight_decay: float = 0.1
-  layer_decay: float = 1.0
   clip: float = 1.0
   freeze: tuple[str, ...] = ()
+  kind: str = 'adamw'
+  decay: str = 'cosine'
+  momentum: float = 0.9
+  trust: float = 1e-3
+  layer_decay: float = 1.0
 
   def schedule(self, total_steps: int) -> Schedule:
     """Step -> learning rate."""

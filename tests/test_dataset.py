@@ -90,7 +90,8 @@ def test_a_picture_without_a_field_is_not_there_for_its_target():
   text = rng.integers(4, 60, (8, 16), np.int32) * (np.arange(8) > 3)[:, None]
   batch = dict(a=view, label=label, text=text)
   key = jax.random.key(1)
-  params = method.init(jax.random.key(0), batch, key)['params']
+  init = jax.jit(lambda: method.init(jax.random.key(0), batch, key))
+  params = init()['params']
 
   def losses(rows):
     some = jax.tree.map(lambda x: jnp.asarray(x[rows]), batch)
@@ -99,7 +100,7 @@ def test_a_picture_without_a_field_is_not_there_for_its_target():
       value, metrics = method.apply({'params': params}, some, key)['sp']
       return value, metrics
 
-    return jax.value_and_grad(total, has_aux=True)(params)
+    return jax.jit(jax.value_and_grad(total, has_aux=True))(params)
 
   (both, told), slope = losses(slice(None))
   (labels, told_labels), slope_labels = losses(slice(0, 4))
