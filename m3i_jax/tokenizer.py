@@ -33,6 +33,7 @@ _USAGE = 'say: train DATA --out=FILE, inspect TOKENIZER DATA, or inspect DATA'
 
 
 def define() -> None:
+  """Makes the flags."""
   flags.DEFINE_string('out', '', 'file of the tokenizer that is trained')
   flags.DEFINE_integer('vocabulary', 8000, 'pieces, at most', lower_bound=1)
   flags.DEFINE_string('split', 'train', 'of DATA')

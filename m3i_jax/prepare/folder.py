@@ -38,6 +38,7 @@ class FolderPart:
 
   @property
   def fingerprint(self) -> str:
+    """Of the sizes and times of its files."""
     paths = (
         os.path.join(self.root, name)
         for picture in self.pictures
