@@ -28,7 +28,8 @@ def test_help_lists_the_flags_of_the_command_alone():
     ((), 'SOURCE is missing and --out is missing; see --help'),
     (('--out=x',), 'SOURCE is missing; see --help'),
     (('a',), '--out is missing; see --help'),
-    (('a', '--out=x', '--workers=0'), '--workers must be at least 1'),
+    (('a', '--out=x', '--workers=0'),
+     'flag --workers=0: 0 is not a positive integer; see --help'),
     (('a', 'b', '--out=x'), '2 paths are given, and one is wanted; see --help'),
   ],
 )

@@ -57,7 +57,7 @@ def define() -> None:
       flags.DEFINE_alias(field.name.replace('_', '-'), field.name)
   flags.DEFINE_string('out', None, 'the directory to make')
   flags.DEFINE_integer(
-    'workers', os.cpu_count() or 1, 'processes that write'
+    'workers', os.cpu_count() or 1, 'processes that write', lower_bound=1
   )
   flags.DEFINE_bool('overwrite', False, 'begin anew, whatever was prepared')
   flags.DEFINE_bool('duplicates', False, 'then look for pictures seen twice')
@@ -130,11 +130,10 @@ def place(source: str, out: str) -> str:
 
 def work(source: str, values: Any) -> int:
   """The command; returns its exit code."""
-  workers = max(1, values.workers)
 
   def write(job: Job, tasks: Sequence[Task]) -> None:
     with Progress(tasks, job.options.max_bad) as progress:
-      crew.write_all(job, tasks, workers, progress.told)
+      crew.write_all(job, tasks, values.workers, progress.told)
 
   return run(source, values, write)
 

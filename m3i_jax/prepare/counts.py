@@ -42,6 +42,7 @@ class Counts:
     return self
 
   def add(self, record: Examined | Bad) -> None:
+    """Counts one more record."""
     if isinstance(record, Bad):
       self._count('reasons', record.reason.partition(':')[0])
       return

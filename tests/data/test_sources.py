@@ -164,13 +164,18 @@ def test_every_nth_record():
     open_source('emoji64', 'train[::0]', EMOJI)
 
 
-def test_a_damaged_shard_costs_its_records_alone(tmp_path):
-  shutil.copytree(places.EMOJI64 / '1.0.0', tmp_path / '1.0.0')
-  (shard,) = (tmp_path / '1.0.0').glob('*-train.*')
+def damaged(place, length):
+  """The training pictures, so many bytes of their shard being zeros."""
+  shutil.copytree(places.EMOJI64 / '1.0.0', place / '1.0.0')
+  (shard,) = (place / '1.0.0').glob('*-train.*')
   data = bytearray(shard.read_bytes())
-  data[1_000_000:1_000_100] = bytes(100)
+  data[1_000_000 : 1_000_000 + length] = bytes(length)
   shard.write_bytes(data)
-  source = open_source(str(tmp_path), 'train', EMOJI)
+  return open_source(str(place), 'train', EMOJI)
+
+
+def test_a_damaged_shard_costs_its_records_alone(tmp_path):
+  source = damaged(tmp_path, 100)
   whole = open_source('emoji64', 'train', EMOJI)
   bad = []
   for i in range(len(source)):
@@ -197,12 +202,7 @@ def test_a_missing_shard_is_named(tmp_path):
 
 
 def test_a_shard_damaged_in_one_piece_does_not_end_a_run(tmp_path):
-  shutil.copytree(places.EMOJI64 / '1.0.0', tmp_path / '1.0.0')
-  (shard,) = (tmp_path / '1.0.0').glob('*-train.*')
-  data = bytearray(shard.read_bytes())
-  data[1_000_000:1_300_000] = bytes(300_000)
-  shard.write_bytes(data)
-  source = open_source(str(tmp_path), 'train', EMOJI)
+  source = damaged(tmp_path, 300_000)
   recipe = pipeline.Recipe({'a': Crop(8)})
   rows = [pipeline.sample(source, 0, p, recipe) for p in range(300)]
   assert sum(row['replaced'] for row in rows) > 10
